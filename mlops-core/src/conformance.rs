@@ -1,1 +1,444 @@
-//! Conformance suites: one function per sentence of a contract.
+//! Conformance suites: one function per sentence of a contract, runnable on any backend, this crate's or yours.
+//!
+//! Each macro makes a module of named tests. Its second argument is evaluated for each test, may `.await`, and gives a
+//! fresh, empty backend with something to keep alive beside it (a temporary directory, or `()`):
+//!
+//! ```
+//! use mlops_core::store::MemoryStore;
+//! mlops_core::artifact_store_conformance!(memory, (MemoryStore::default(), ()));
+//! # fn main() {}
+//! ```
+//!
+//! The crate that uses a macro needs `tokio` with its `macros` and `rt` features. A failed check panics, as a test does.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // these functions are tests: panicking is how they report
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use bytes::Bytes;
+use futures::future::join_all;
+
+use crate::audit::{AuditEvent, AuditLog, AuditLogExt};
+use crate::clock::from_micros;
+use crate::dataset::{DatasetStore, DatasetStoreExt, NewDataset};
+use crate::inference::{InferenceLog, InferenceRecord, InferenceSink, SHADOW};
+use crate::lineage::{Edge, LineageStore, Node, NodeRef};
+use crate::store::{ArtifactStore, ArtifactStoreExt, PutMode, artifact_key};
+use crate::{DatasetRef, Digest, Error, PredictionId, RunId};
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __conformance {
+    ($suite:ident, $fresh:expr, $cases:ident; $($case:ident),+ $(,)?) => {
+        mod $suite {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let (fresh, _alive) = $fresh;
+                    $crate::conformance::$cases::$case(&fresh).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Tests of [`ArtifactStore`]'s contract: `artifact_store_conformance!(name, (store, keep_alive))`.
+#[macro_export]
+macro_rules! artifact_store_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, artifact_store;
+            reads_what_was_written, missing_is_not_found, create_is_exclusive, one_of_many_creates_wins,
+            overwrite_replaces, list_is_sorted_and_scoped, delete_is_idempotent, bad_keys_are_refused,
+            artifacts_are_verified, artifacts_are_idempotent);
+    };
+}
+
+/// The cases of [`artifact_store_conformance!`](crate::artifact_store_conformance).
+pub mod artifact_store {
+    use super::*;
+
+    /// What `get` returns is what `put_opts` was given, empty objects included.
+    pub async fn reads_what_was_written(store: &dyn ArtifactStore) {
+        let large = Bytes::from(vec![7; 3 << 20]);
+        for (key, data) in [("a/empty", Bytes::new()), ("a/b/c", "abc".into()), ("large", large)] {
+            store.put(key, data.clone()).await.unwrap();
+            assert_eq!(store.get(key).await.unwrap(), data, "{store}: {key}");
+        }
+    }
+
+    /// Contract: a missing object is `NotFound`.
+    pub async fn missing_is_not_found(store: &dyn ArtifactStore) {
+        assert!(matches!(store.get("no/such").await, Err(Error::NotFound { .. })), "{store}");
+        let digest = Digest::of(b"never stored");
+        assert!(matches!(store.get_artifact(&digest).await, Err(Error::NotFound { .. })), "{store}");
+    }
+
+    /// Contract: exclusive create.
+    pub async fn create_is_exclusive(store: &dyn ArtifactStore) {
+        store.put_opts("m/1", "a".into(), PutMode::Create).await.unwrap();
+        let err = store.put_opts("m/1", "b".into(), PutMode::Create).await.unwrap_err();
+        assert!(matches!(err, Error::AlreadyExists { .. }), "{store}: {err}");
+        assert_eq!(store.get("m/1").await.unwrap(), "a", "{store}: the loser overwrote");
+    }
+
+    /// Contract: of N concurrent creates of a key, N - 1 get `AlreadyExists`.
+    pub async fn one_of_many_creates_wins(store: &dyn ArtifactStore) {
+        let creates = (0..16).map(|i| store.put_opts("race", Bytes::from(format!("writer {i}")), PutMode::Create));
+        let outcomes = join_all(creates).await;
+        let winners: Vec<usize> = (0..16).filter(|&i| outcomes[i].is_ok()).collect();
+        assert_eq!(winners.len(), 1, "{store}: {outcomes:?}");
+        assert_eq!(store.get("race").await.unwrap(), format!("writer {}", winners[0]), "{store}");
+    }
+
+    /// `Overwrite` replaces.
+    pub async fn overwrite_replaces(store: &dyn ArtifactStore) {
+        store.put("k", "long old contents".into()).await.unwrap();
+        store.put("k", "new".into()).await.unwrap();
+        assert_eq!(store.get("k").await.unwrap(), "new", "{store}");
+    }
+
+    /// Contract: `list` yields keys in ascending byte order, each once, and only those under the prefix.
+    pub async fn list_is_sorted_and_scoped(store: &dyn ArtifactStore) {
+        for key in ["b/2", "b/10", "b/1/x", "ba/1", "a", "B/1"] {
+            store.put(key, "x".into()).await.unwrap();
+        }
+        assert_eq!(store.list("b/").await.unwrap(), ["b/1/x", "b/10", "b/2"], "{store}");
+        assert_eq!(store.list("").await.unwrap(), ["B/1", "a", "b/1/x", "b/10", "b/2", "ba/1"], "{store}");
+        assert!(store.list("none/").await.unwrap().is_empty(), "{store}");
+        assert!(store.list("b").await.is_err(), "{store}: a prefix ends at a segment");
+    }
+
+    /// Contract: deleting a missing key is `Ok`.
+    pub async fn delete_is_idempotent(store: &dyn ArtifactStore) {
+        store.put("gone", "x".into()).await.unwrap();
+        store.delete("gone").await.unwrap();
+        store.delete("gone").await.unwrap();
+        assert!(matches!(store.get("gone").await, Err(Error::NotFound { .. })), "{store}");
+    }
+
+    /// Contract: a key that could lead elsewhere is refused by every call.
+    pub async fn bad_keys_are_refused(store: &dyn ArtifactStore) {
+        for key in ["", "/etc/passwd", "../up", "a/../../up", "a//b", "a/", "a b", "a\0b"] {
+            let refused =
+                |result: crate::Result<()>| assert!(matches!(result, Err(Error::InvalidInput { .. })), "{key:?}");
+            refused(store.put(key, "x".into()).await);
+            refused(store.get(key).await.map(drop));
+            refused(store.delete(key).await);
+        }
+        assert!(store.list("../").await.is_err(), "{store}");
+    }
+
+    /// Damaged bytes are `Corrupt`, never an answer.
+    pub async fn artifacts_are_verified(store: &dyn ArtifactStore) {
+        let digest = store.put_artifact("weights".into()).await.unwrap();
+        assert_eq!(store.get_artifact(&digest).await.unwrap(), "weights", "{store}");
+        store.put(&artifact_key(&digest), "weighty".into()).await.unwrap();
+        assert!(matches!(store.get_artifact(&digest).await, Err(Error::Corrupt { .. })), "{store}");
+    }
+
+    /// Writing equal bytes again gives the same digest and one object.
+    pub async fn artifacts_are_idempotent(store: &dyn ArtifactStore) {
+        let first = store.put_artifact("weights".into()).await.unwrap();
+        let again = store.put_artifact("weights".into()).await.unwrap();
+        assert_eq!(first, again, "{store}");
+        assert_eq!(store.list("artifacts/").await.unwrap().len(), 1, "{store}");
+    }
+}
+
+/// Tests of [`DatasetStore`]'s contract: `dataset_store_conformance!(name, (store, keep_alive))`.
+#[macro_export]
+macro_rules! dataset_store_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, dataset_store;
+            rows_read_back_bit_for_bit, equal_rows_are_one_version, versions_are_listed_in_order,
+            parents_and_sources_are_kept, missing_versions_are_not_found, what_cannot_be_kept_is_refused);
+    };
+}
+
+/// The cases of [`dataset_store_conformance!`](crate::dataset_store_conformance).
+pub mod dataset_store {
+    use super::*;
+
+    fn rows(values: [f64; 3]) -> RecordBatch {
+        let columns: [(&str, ArrayRef); 3] = [
+            ("x", Arc::new(Float64Array::from(values.to_vec()))),
+            ("s", Arc::new(StringArray::from(vec!["a", "ß", ""]))),
+            ("n", Arc::new(Int64Array::from(vec![Some(1), None, Some(-1)]))),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, name == "n"))).unwrap()
+    }
+
+    /// Contract: a version reads back the same rows, bit for bit, NaN and nulls included.
+    pub async fn rows_read_back_bit_for_bit(store: &dyn DatasetStore) {
+        let first = rows([f64::NAN, -0.0, f64::MIN_POSITIVE / 2.0]);
+        let second = rows([f64::INFINITY, 1.0, 2.0]);
+        let new = NewDataset::new("d", [first.clone(), second.clone()]);
+        let version = store.commit(new).await.unwrap();
+        assert_eq!((version.rows, version.columns.len()), (6, 3), "{store}");
+        let read = store.read_all(&version).await.unwrap();
+        let bits = |batch: &RecordBatch| -> Vec<u64> {
+            let column = batch.column(0).as_any().downcast_ref::<Float64Array>().unwrap();
+            column.values().iter().map(|v| v.to_bits()).collect()
+        };
+        assert_eq!(bits(&read), [bits(&first), bits(&second)].concat(), "{store}");
+        assert_eq!(read.slice(0, 3).columns()[1..], first.columns()[1..], "{store}");
+        assert_eq!(read.schema(), first.schema(), "{store}");
+    }
+
+    /// Contract: equal rows with equal name, parent and source are one version, with its first author and time.
+    pub async fn equal_rows_are_one_version(store: &dyn DatasetStore) {
+        let new = |author: &str, at| NewDataset::new("d", [rows([1., 2., 3.])]).author(author).at(from_micros(at));
+        let first = store.commit(new("ana", 1)).await.unwrap();
+        let again = store.commit(new("bob", 2)).await.unwrap();
+        assert_eq!(first, again, "{store}");
+        let other = store.commit(new("ana", 1).source("elsewhere")).await.unwrap();
+        assert_ne!(first.digest, other.digest, "{store}");
+        assert_eq!(store.versions("d").await.unwrap().len(), 2, "{store}");
+    }
+
+    /// Contract: versions are listed by time of commit; a name never committed has none.
+    pub async fn versions_are_listed_in_order(store: &dyn DatasetStore) {
+        let mut expected = Vec::new();
+        for (x, at) in [(1.0, 30), (2.0, 10), (3.0, 20)] {
+            let new = NewDataset::new("d", [rows([x; 3])]).at(from_micros(at));
+            expected.push(store.commit(new).await.unwrap());
+        }
+        expected.sort_by_key(|v| v.created_at);
+        assert_eq!(store.versions("d").await.unwrap(), expected, "{store}");
+        assert!(store.versions("never").await.unwrap().is_empty(), "{store}");
+        for version in &expected {
+            assert_eq!(store.version("d", &version.digest).await.unwrap(), *version, "{store}");
+        }
+    }
+
+    /// Parent, source and author come back.
+    pub async fn parents_and_sources_are_kept(store: &dyn DatasetStore) {
+        let v1 = store.commit(NewDataset::new("d", [rows([1.; 3])]).source("a.csv").author("ana")).await.unwrap();
+        let v2 = store.commit(NewDataset::new("d", [rows([2.; 3])]).parent(&v1)).await.unwrap();
+        let read = store.version("d", &v2.digest).await.unwrap();
+        assert_eq!(read.parent, Some(v1.digest), "{store}");
+        assert_eq!((&*v1.source, &*v1.author), ("a.csv", "ana"), "{store}");
+    }
+
+    /// Contract: missing versions are `NotFound`.
+    pub async fn missing_versions_are_not_found(store: &dyn DatasetStore) {
+        let found = store.version("d", &Digest::of(b"none")).await;
+        assert!(matches!(found, Err(Error::NotFound { .. })), "{store}");
+    }
+
+    /// Empty datasets, names that are not plain and batches that disagree are refused, naming what is wrong.
+    pub async fn what_cannot_be_kept_is_refused(store: &dyn DatasetStore) {
+        let message = |new| async move { store.commit(new).await.unwrap_err().to_string() };
+        assert!(message(NewDataset::new("d", [])).await.contains("no rows"), "{store}");
+        assert!(message(NewDataset::new("d", [rows([1.; 3]).slice(0, 0)])).await.contains("no rows"), "{store}");
+        assert!(message(NewDataset::new("../d", [rows([1.; 3])])).await.contains("dataset name"), "{store}");
+        let other = rows([1.; 3]).project(&[0, 1]).unwrap();
+        assert!(message(NewDataset::new("d", [rows([1.; 3]), other])).await.contains("\"n\""), "{store}");
+        assert!(store.versions("d").await.unwrap().is_empty(), "{store}");
+    }
+}
+
+/// Tests of [`AuditLog`]'s contract: `audit_log_conformance!(name, (log, keep_alive))`.
+#[macro_export]
+macro_rules! audit_log_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, audit_log;
+            an_empty_log_verifies, entries_come_back_in_order, concurrent_appends_get_distinct_places,
+            everything_about_an_event_is_kept);
+    };
+}
+
+/// The cases of [`audit_log_conformance!`](crate::audit_log_conformance).
+pub mod audit_log {
+    use super::*;
+
+    fn event(n: i64) -> AuditEvent {
+        AuditEvent::new(from_micros(n), "ana", "version.create", format!("model prices/{n}"))
+    }
+
+    /// An empty log is a whole chain.
+    pub async fn an_empty_log_verifies(log: &dyn AuditLog) {
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 0, "{log}");
+        assert!(log.entries(1, 10).await.unwrap().is_empty(), "{log}");
+    }
+
+    /// Contract: ascending places without gaps, pages included.
+    pub async fn entries_come_back_in_order(log: &dyn AuditLog) {
+        for n in 1..=7 {
+            assert_eq!(log.append(event(n)).await.unwrap().seq, n as u64, "{log}");
+        }
+        let seqs = |entries: Vec<crate::audit::AuditEntry>| entries.iter().map(|e| e.seq).collect::<Vec<_>>();
+        assert_eq!(seqs(log.entries(3, 2).await.unwrap()), [3, 4], "{log}");
+        assert_eq!(seqs(log.entries(6, 100).await.unwrap()), [6, 7], "{log}");
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 7, "{log}");
+    }
+
+    /// Contract: concurrent appends get distinct places, and the chain holds.
+    pub async fn concurrent_appends_get_distinct_places(log: &dyn AuditLog) {
+        let appended = join_all((0..25).map(|n| log.append(event(n)))).await;
+        let mut seqs: Vec<u64> = appended.into_iter().map(|e| e.unwrap().seq).collect();
+        seqs.sort_unstable();
+        assert_eq!(seqs, (1..=25).collect::<Vec<_>>(), "{log}");
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 25, "{log}");
+    }
+
+    /// Actor, action, resource, before, after, reason and time come back as they were given.
+    pub async fn everything_about_an_event_is_kept(log: &dyn AuditLog) {
+        let before = serde_json::json!({"version": 1, "share": 0.1, "names": ["ß", "\u{0}", "\""]});
+        let event = event(1).change(before, serde_json::json!(null)).because("it was worse\nby far");
+        let entry = log.append(event.clone()).await.unwrap();
+        assert_eq!(log.entries(1, 1).await.unwrap(), std::slice::from_ref(&entry), "{log}");
+        assert_eq!(entry.event, event, "{log}");
+    }
+}
+
+/// Tests of [`LineageStore`]'s contract: `lineage_store_conformance!(name, (store, keep_alive))`.
+#[macro_export]
+macro_rules! lineage_store_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, lineage_store;
+            walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found);
+    };
+}
+
+/// The cases of [`lineage_store_conformance!`](crate::lineage_store_conformance).
+pub mod lineage_store {
+    use super::*;
+
+    fn ids() -> (NodeRef, NodeRef, NodeRef) {
+        let data = DatasetRef { name: "prices".to_owned(), digest: Digest::of(b"rows") };
+        let run = RunId::derived(from_micros(0), b"run");
+        (NodeRef::dataset(&data), NodeRef::run(run), NodeRef::model("prices", 1))
+    }
+
+    fn names(graph: &crate::lineage::Graph) -> Vec<NodeRef> {
+        graph.nodes.iter().map(|n| n.node.clone()).collect()
+    }
+
+    /// Contract: nearest first, each once, the start included, no further than the depth.
+    pub async fn walks_reach_what_they_should(store: &dyn LineageStore) {
+        let (data, run, model) = ids();
+        let known = [Node::new(run.clone()).fact("commit", "abc")];
+        let edges = [Edge::new(data.clone(), run.clone()), Edge::new(run.clone(), model.clone())];
+        store.record(&known, &edges).await.unwrap();
+        let up = store.upstream(&model, usize::MAX).await.unwrap();
+        assert_eq!(names(&up), [model.clone(), run.clone(), data.clone()], "{store}");
+        assert_eq!(up.edges.len(), 2, "{store}");
+        assert_eq!(up.nodes[1].facts["commit"], "abc", "{store}");
+        assert_eq!(names(&store.upstream(&model, 1).await.unwrap()), [model.clone(), run.clone()], "{store}");
+        assert_eq!(names(&store.upstream(&model, 0).await.unwrap()), std::slice::from_ref(&model), "{store}");
+        assert_eq!(names(&store.downstream(&data, 9).await.unwrap()), [data, run, model], "{store}");
+    }
+
+    /// Contract: recording again adds or replaces facts, nothing else.
+    pub async fn recording_again_changes_only_facts(store: &dyn LineageStore) {
+        let (data, run, _) = ids();
+        let edge = [Edge::new(data.clone(), run.clone())];
+        store.record(&[Node::new(run.clone()).fact("a", 1).fact("b", 1)], &edge).await.unwrap();
+        store.record(&[Node::new(run.clone()).fact("b", 2)], &edge).await.unwrap();
+        let graph = store.upstream(&run, 5).await.unwrap();
+        assert_eq!((graph.nodes.len(), graph.edges.len()), (2, 1), "{store}");
+        assert_eq!((&*graph.nodes[0].facts["a"], &*graph.nodes[0].facts["b"]), ("1", "2"), "{store}");
+    }
+
+    /// Contract: cycles end by themselves.
+    pub async fn cycles_end(store: &dyn LineageStore) {
+        let (a, b, c) = ids();
+        let edges = [Edge::new(a.clone(), b.clone()), Edge::new(b.clone(), c.clone()), Edge::new(c.clone(), a.clone())];
+        store.record(&[], &edges).await.unwrap();
+        assert_eq!(store.upstream(&a, usize::MAX).await.unwrap().nodes.len(), 3, "{store}");
+    }
+
+    /// Contract: a start that was never recorded is `NotFound`.
+    pub async fn unknown_starts_are_not_found(store: &dyn LineageStore) {
+        assert!(matches!(store.upstream(&ids().0, 1).await, Err(Error::NotFound { .. })), "{store}");
+    }
+}
+
+/// Tests of [`InferenceSink`]'s and [`InferenceLog`]'s contracts, for a type that is both:
+/// `inference_log_conformance!(name, (log, keep_alive))`.
+#[macro_export]
+macro_rules! inference_log_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, inference_log;
+            what_was_flushed_is_found, rows_of_one_request_are_found_one_by_one, the_answer_wins_over_its_shadow,
+            scans_are_half_open_and_sorted, records_of_unequal_length_are_refused);
+    };
+}
+
+/// The cases of [`inference_log_conformance!`](crate::inference_log_conformance).
+pub mod inference_log {
+    use super::*;
+
+    fn record(minute: i64, arm: &str, rows: usize) -> InferenceRecord {
+        let at = from_micros(minute * 60_000_000);
+        let x: Vec<f64> = (0..rows).map(|i| i as f64 + minute as f64).collect();
+        let inputs = RecordBatch::try_from_iter([("x", Arc::new(Float64Array::from(x)) as _)]);
+        let inputs = inputs.unwrap();
+        InferenceRecord {
+            ids: (0..rows).map(|i| PredictionId::derived(at, &[i as u8])).collect(),
+            at,
+            deployment: "d".into(),
+            model: "m".into(),
+            version: 3,
+            arm: arm.into(),
+            key: "caller".into(),
+            latency: Duration::from_micros(12),
+            outputs: inputs.clone(),
+            inputs,
+        }
+    }
+
+    /// Contract: what was flushed is found, everything about it included.
+    pub async fn what_was_flushed_is_found(log: &(impl InferenceSink + InferenceLog)) {
+        let written = record(1, "champion", 1);
+        InferenceSink::write(log, written.clone()).await.unwrap();
+        log.flush().await.unwrap();
+        assert_eq!(log.find(written.ids[0]).await.unwrap().unwrap(), written, "{log:?}");
+        assert!(log.find(PredictionId::derived(from_micros(0), b"none")).await.unwrap().is_none(), "{log:?}");
+    }
+
+    /// Each row is found under its own id.
+    pub async fn rows_of_one_request_are_found_one_by_one(log: &(impl InferenceSink + InferenceLog)) {
+        let written = record(1, "champion", 3);
+        log.write(written.clone()).await.unwrap();
+        log.flush().await.unwrap();
+        for (i, id) in written.ids.iter().enumerate() {
+            let found = log.find(*id).await.unwrap().unwrap();
+            assert_eq!((found.ids, found.inputs), (vec![*id], written.inputs.slice(i, 1)), "{log:?}");
+        }
+    }
+
+    /// Contract: where arms share an id, `find` returns the one whose answer was given.
+    pub async fn the_answer_wins_over_its_shadow(log: &(impl InferenceSink + InferenceLog)) {
+        log.write(record(1, SHADOW, 1)).await.unwrap();
+        log.write(record(1, "champion", 1)).await.unwrap();
+        log.write(record(1, SHADOW, 1)).await.unwrap();
+        log.flush().await.unwrap();
+        let found = log.find(record(1, SHADOW, 1).ids[0]).await.unwrap().unwrap();
+        assert_eq!(&*found.arm, "champion", "{log:?}");
+    }
+
+    /// Contract: rows in `from..until`, oldest first.
+    pub async fn scans_are_half_open_and_sorted(log: &(impl InferenceSink + InferenceLog)) {
+        for minute in [4, 1, 3, 2] {
+            log.write(record(minute, "champion", 2)).await.unwrap();
+            log.flush().await.unwrap();
+        }
+        let found = log.scan(from_micros(60_000_000), from_micros(180_000_000)).await.unwrap();
+        let minutes: Vec<i64> = found.iter().map(|r| r.at.timestamp() / 60).collect();
+        assert_eq!(minutes, [1, 1, 2, 2], "{log:?}");
+    }
+
+    /// Contract: a record that does not fit together changes nothing.
+    pub async fn records_of_unequal_length_are_refused(log: &(impl InferenceSink + InferenceLog)) {
+        let mut broken = record(1, "champion", 2);
+        broken.ids.pop();
+        assert!(matches!(log.write(broken).await, Err(Error::InvalidInput { .. })), "{log:?}");
+        log.flush().await.unwrap();
+        assert!(log.scan(from_micros(0), from_micros(i64::MAX / 2)).await.unwrap().is_empty(), "{log:?}");
+    }
+}

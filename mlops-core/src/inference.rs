@@ -83,8 +83,8 @@ pub fn to_batch(records: &[InferenceRecord]) -> Result<RecordBatch> {
         }
     }
     let per_row = |f: &dyn Fn(&InferenceRecord) -> String| -> ArrayRef {
-        let rows = records.iter().flat_map(|r| std::iter::repeat_n(f(r), r.ids.len()));
-        Arc::new(StringArray::from_iter_values(rows))
+        let rows: Vec<String> = records.iter().flat_map(|r| std::iter::repeat_n(f(r), r.ids.len())).collect();
+        Arc::new(StringArray::from(rows))
     };
     let per_row_int = |f: &dyn Fn(&InferenceRecord) -> i64| {
         records.iter().flat_map(|r| std::iter::repeat_n(f(r), r.ids.len())).collect::<Vec<i64>>()
@@ -92,10 +92,10 @@ pub fn to_batch(records: &[InferenceRecord]) -> Result<RecordBatch> {
     let (in_schema, out_schema) = (first.inputs.schema(), first.outputs.schema());
     let inputs = arrow::compute::concat_batches(&in_schema, records.iter().map(|r| &r.inputs))?;
     let outputs = arrow::compute::concat_batches(&out_schema, records.iter().map(|r| &r.outputs))?;
-    let ids = records.iter().flat_map(|r| &r.ids).map(ToString::to_string);
+    let ids: Vec<String> = records.iter().flat_map(|r| &r.ids).map(ToString::to_string).collect();
     let clamp = |v: u128| i64::try_from(v).unwrap_or(i64::MAX);
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(ids)),
+        Arc::new(StringArray::from(ids)),
         Arc::new(TimestampMicrosecondArray::from(per_row_int(&|r| r.at.timestamp_micros())).with_timezone("UTC")),
         per_row(&|r| r.deployment.to_string()),
         per_row(&|r| r.model.to_string()),

@@ -57,12 +57,13 @@ impl<P: Predictor + ?Sized> Predictor for Arc<P> {
 /// A closure as a predictor: rules, baselines, tests.
 ///
 /// ```
-/// use arrow::array::record_batch;
+/// use std::sync::Arc;
+/// use arrow::array::{Float64Array, RecordBatch};
 /// use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 /// use mlops_core::{FnPredictor, PredictorExt};
 /// let signature = Signature::new([ColumnSpec::new("x", ColumnType::Double)], [ColumnSpec::new("x", ColumnType::Double)])?;
 /// let echo = FnPredictor::new("echo", signature, |inputs| Ok(inputs.clone()));
-/// let batch = record_batch!(("x", Float64, [1.0, 2.0]))?;
+/// let batch = RecordBatch::try_from_iter([("x", Arc::new(Float64Array::from(vec![1.0, 2.0])) as _)])?;
 /// assert_eq!(echo.run(&batch)?.num_rows(), 2);
 /// # Ok::<(), mlops_core::Error>(())
 /// ```

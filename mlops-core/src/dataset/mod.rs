@@ -2,11 +2,12 @@
 //!
 //! ```
 //! # futures::executor::block_on(async {
-//! use arrow::array::record_batch;
+//! # use std::sync::Arc;
+//! # use arrow::array::{Float64Array, RecordBatch};
 //! use mlops_core::dataset::{DatasetStore, DatasetStoreExt, NewDataset, ParquetDatasets};
 //! use mlops_core::store::MemoryStore;
 //! let datasets = ParquetDatasets::new(MemoryStore::default());
-//! let rows = record_batch!(("price", Float64, [0.05, 0.06]))?;
+//! let rows = RecordBatch::try_from_iter([("price", Arc::new(Float64Array::from(vec![0.05, 0.06])) as _)])?;
 //! let v1 = datasets.commit(NewDataset::new("prices", [rows]).source("feed.csv").author("ana")).await?;
 //! assert_eq!(v1.rows, 2);
 //! assert_eq!(datasets.read_all(&v1).await?.num_rows(), 2);

@@ -1,0 +1,5 @@
+//! Contracts and laws of `mlops-core`.
+#![allow(clippy::unwrap_used)]
+
+mod backends;
+mod properties;
