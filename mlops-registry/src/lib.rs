@@ -1,1 +1,18 @@
-//! x
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "testing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+pub mod conformance;
+mod error;
+pub mod registry;
+pub mod tracking;
+
+pub use self::error::{Error, Result};
+pub use self::registry::{
+    Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Model, ModelRegistry, ModelVersion, NewModel,
+    NewPromotion, NewVersion, Promotion, PromotionKind, PromotionState,
+};
+pub use self::tracking::{
+    Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,
+};
