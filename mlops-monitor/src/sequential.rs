@@ -279,7 +279,7 @@ impl BettingTest {
 ///
 /// With `margin = 0` rows on which the models agree have no effect at all: it is a sign test, mixed over its
 /// alternatives as by Robbins. Because `x` takes three values and the bets are constant, three counts are the whole
-/// state; `update` costs a nanosecond, `merge` is exact, and the mean has a confidence sequence.
+/// state; `update` is one addition, `merge` is exact, and the mean has a confidence sequence.
 ///
 /// # Source
 /// As [`BettingTest`]; mixtures of likelihood ratios: Robbins (1970), doi:10.1214/aoms/1177696786.

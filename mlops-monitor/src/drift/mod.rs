@@ -13,7 +13,7 @@
 //! let moved: Vec<f64> = same.iter().map(|x| x * 0.5).collect();
 //! let score = detector.score(&moved)?;
 //! assert_eq!(score.verdict, Verdict::Fail);
-//! println!("{score}"); // psi 4.25 … fail (alert at 0.2)
+//! println!("{score}"); // drift: psi above noise 3.1631 [2.5790, 3.7472] (alert at 0.2), …
 //! # Ok::<(), mlops_monitor::Error>(())
 //! ```
 //!
