@@ -22,6 +22,24 @@ pub enum Error {
         /// The length it has.
         got: usize,
     },
+    /// A batch does not have a column that is wanted, or not as numbers.
+    #[error("column {column:?}: {reason}")]
+    Column {
+        /// The column at fault.
+        column: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+    /// An alert could not be delivered; `retryable` says whether the same call may work later.
+    #[error("{sink} could not deliver the alert")]
+    Sink {
+        /// The sink's name.
+        sink: String,
+        /// Whether the same call may work later.
+        retryable: bool,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A part of `mlops-core` failed.
     #[error(transparent)]
     Core(#[from] mlops_core::Error),
@@ -31,8 +49,22 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether the same call may succeed later without a change by the caller.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Sink { retryable, .. } => *retryable,
+            Self::Core(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn invalid(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::InvalidInput { what: what.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn column(column: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Column { column: column.into(), reason: reason.into() }
     }
 
     pub(crate) fn shape(what: impl Into<String>, expected: usize, got: usize) -> Self {

@@ -1,0 +1,1048 @@
+//! A monitor for one deployed version: drift by window, quality as labels come, change in the errors.
+//!
+//! ```
+//! use std::time::Duration;
+//! use arrow::array::record_batch;
+//! use mlops_core::inference::InferenceRecord;
+//! use mlops_core::{PredictionId, Timestamp};
+//! use mlops_monitor::{Monitor, ReferenceProfile};
+//!
+//! // At training time; in a service the profile comes with the model package.
+//! let inputs = record_batch!(("price", Float64, [0.05, 0.07, 0.06, 0.09]))?;
+//! let outputs = record_batch!(("prob_up", Float64, [0.2, 0.8, 0.4, 0.9]))?;
+//! let profile = ReferenceProfile::fit(&inputs, &outputs)?;
+//!
+//! let mut monitor = Monitor::builder("elec2", profile).window(Duration::from_secs(7 * 86_400)).build()?;
+//!
+//! // Every answer that was given ...
+//! let at: Timestamp = "1997-01-06T12:00:00Z".parse()?;
+//! let id = PredictionId::derived(at, b"row 1");
+//! monitor.observe(&InferenceRecord {
+//!     ids: vec![id],
+//!     at,
+//!     deployment: "prices".into(),
+//!     model: "elec2".into(),
+//!     version: 1,
+//!     arm: "champion".into(),
+//!     key: "customer 1".into(),
+//!     latency: Duration::from_micros(40),
+//!     inputs: inputs.slice(0, 1),
+//!     outputs: outputs.slice(1, 1),
+//! })?;
+//! // ... every label when it comes ...
+//! monitor.label(id, true, at + Duration::from_secs(86_400))?;
+//! // ... and now and then the time: windows close, and alerts come out.
+//! let alerts = monitor.advance(at + Duration::from_secs(7 * 86_400))?;
+//! assert!(alerts.is_empty());
+//! let report = monitor.reports().next().expect("one window has closed");
+//! assert_eq!((report.rows, report.accuracy().map(|a| a.value)), (1, Some(1.0)));
+//!
+//! // The whole state, to go on from after a restart.
+//! let stored = serde_json::to_string(&monitor)?;
+//! assert_eq!(serde_json::from_str::<Monitor>(&stored)?, monitor);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Rules
+//! - **Event time.** Windows tumble over the time of the request, and quality belongs to the window of the prediction,
+//!   whenever its label comes. No clock is read.
+//! - **Given answers only.** Shadow answers and other models' records are counted and otherwise ignored.
+//! - **One version.** A monitor that knows its version counts the answers of others (a canary's) and leaves them out;
+//!   their labels join, and go no further. Put a monitor of its own beside it for a canary.
+//! - **Each prediction once.** A prediction id that is known already is counted as repeated and left out.
+//! - **Missing values** are counted in every score and never make mass; a row without a usable score counts for the
+//!   features only.
+//! - **Restart.** The whole state is serde data: stored after any call and loaded again the monitor goes on identically,
+//!   as long as the format keeps every bit of an `f64` (as `serde_json` does with the feature this crate turns on).
+//! - **Bounded.** An open window takes `columns · (8 · bins + 16 · sample_rows)` bytes and a little more, whatever the
+//!   traffic: 3 MB for 100 columns and 2,000 rows. Usually one is open, never more than [`MAX_OPEN_WINDOWS`]. Add about
+//!   250 bytes for each prediction within the label horizon, and about 1 kB a column for each report kept.
+//!
+//! # What alerts
+//! | rule | when | severity |
+//! | --- | --- | --- |
+//! | `data_drift` | a window closes, and features drifted according to the [`DriftPolicy`] | warning; critical from a share on |
+//! | `prediction_drift` | a window closes, and the score column drifted | warning |
+//! | `error_rate.NAME` | the detector of that name sees a change in the stream of errors, as labels come | warning; info if errors fell |
+//! | `accuracy` | the interval of a closed window's accuracy lies below the floor, once for each window | critical |
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use chrono::TimeDelta;
+use mlops_core::inference::{InferenceRecord, SHADOW};
+use mlops_core::{Finding, Measurement, PredictionId, Timestamp, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::alert::{Alert, Severity};
+use crate::change::{Adwin, ChangeDetector, Ddm, Direction, PageHinkley, State};
+use crate::drift::BinCounts;
+use crate::labels::{Joined, LabelDelays, LabelJoinerBuilder, LabelStats};
+use crate::profile::{ColumnProfile, numbers, scramble};
+use crate::time::{after, check_duration, delta};
+use crate::{
+    BinaryPerformance, DriftDetector, DriftScore, Error, Estimate, LabelJoiner, LabelOutcome, ReferenceProfile, Result,
+};
+
+/// Windows that are open at one time at most; a row that would open another is counted as refused.
+pub const MAX_OPEN_WINDOWS: usize = 64;
+
+/// When a column counts as drifted, and when that is worth an alert.
+///
+/// A method that is on must show that the effect is *above* its threshold, with its whole interval: significance alone,
+/// which any change reaches with rows enough, is not drift. With both methods on, both must agree.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DriftPolicy {
+    psi_at: Option<f64>,
+    ks_at: Option<f64>,
+    min_rows: u64,
+    min_features: usize,
+    critical_share: f64,
+    consecutive: u32,
+    predictions: bool,
+}
+
+impl Default for DriftPolicy {
+    fn default() -> Self {
+        Self {
+            psi_at: Some(0.2),
+            ks_at: Some(0.1),
+            min_rows: 100,
+            min_features: 1,
+            critical_share: 0.5,
+            consecutive: 1,
+            predictions: true,
+        }
+    }
+}
+
+impl DriftPolicy {
+    /// PSI, in nats above its noise, from which a column has drifted (default 0.2); `None` leaves the method out.
+    #[must_use]
+    pub fn psi_at(mut self, alert_at: impl Into<Option<f64>>) -> Self {
+        self.psi_at = alert_at.into();
+        self
+    }
+
+    /// Kolmogorov–Smirnov distance, in (0, 1], from which a column has drifted (default 0.1); `None` leaves it out.
+    #[must_use]
+    pub fn ks_at(mut self, alert_at: impl Into<Option<f64>>) -> Self {
+        self.ks_at = alert_at.into();
+        self
+    }
+
+    /// Rows below which a window gives no drift alert (default 100).
+    #[must_use]
+    pub fn min_rows(mut self, rows: u64) -> Self {
+        self.min_rows = rows;
+        self
+    }
+
+    /// Drifted features that make an alert, at least 1 (default 1).
+    #[must_use]
+    pub fn min_features(mut self, features: usize) -> Self {
+        self.min_features = features;
+        self
+    }
+
+    /// Share of drifted features, in (0, 1], from which the alert is critical and is raised in any case (default 0.5).
+    #[must_use]
+    pub fn critical_share(mut self, share: f64) -> Self {
+        self.critical_share = share;
+        self
+    }
+
+    /// Windows in a row that a column must have drifted in, at least 1 (default 1).
+    #[must_use]
+    pub fn consecutive(mut self, windows: u32) -> Self {
+        self.consecutive = windows;
+        self
+    }
+
+    /// Whether drift of the score column raises an alert (default `true`).
+    #[must_use]
+    pub fn predictions(mut self, watched: bool) -> Self {
+        self.predictions = watched;
+        self
+    }
+
+    fn check(&self) -> Result<()> {
+        let positive = |what, value: Option<f64>, most: f64| match value {
+            Some(v) if !(v > 0.0 && v <= most) => {
+                Err(Error::invalid(what, format!("must lie in (0, {most}], got {v}")))
+            }
+            _ => Ok(()),
+        };
+        positive("psi_at", self.psi_at, f64::MAX)?;
+        positive("ks_at", self.ks_at, 1.0)?;
+        positive("critical_share", Some(self.critical_share), 1.0)?;
+        if self.psi_at.is_none() && self.ks_at.is_none() {
+            return Err(Error::invalid("policy", "needs at least one of `psi_at` and `ks_at`"));
+        }
+        if self.min_features == 0 || self.consecutive == 0 {
+            return Err(Error::invalid("policy", "`min_features` and `consecutive` must be at least 1"));
+        }
+        Ok(())
+    }
+
+    /// `Fail` if all methods that are on say so, `Pass` if one of them does, else `Inconclusive`.
+    fn verdict(&self, psi: &DriftScore, ks: &DriftScore) -> Verdict {
+        let psi = self.psi_at.map(|alert_at| psi.effect.verdict(alert_at));
+        let ks = self.ks_at.map(|alert_at| ks.effect.verdict(alert_at));
+        let mut on = psi.into_iter().chain(ks);
+        if on.clone().any(Verdict::is_pass) {
+            Verdict::Pass
+        } else if on.all(|verdict| verdict == Verdict::Fail) {
+            Verdict::Fail
+        } else {
+            Verdict::Inconclusive
+        }
+    }
+}
+
+/// A change detector on the stream of errors (1: the answer was wrong, 0: it was right), in the order of the labels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ErrorDetector {
+    /// Adaptive windowing.
+    Adwin(Adwin),
+    /// Drift detection method.
+    Ddm(Ddm),
+    /// Page–Hinkley.
+    PageHinkley(PageHinkley),
+}
+
+impl ErrorDetector {
+    /// ADWIN, DDM, and Page–Hinkley upwards, each with its default options.
+    ///
+    /// # Errors
+    /// None in practice: the defaults are in range.
+    pub fn defaults() -> Result<Vec<Self>> {
+        Ok(vec![
+            Adwin::builder().build()?.into(),
+            Ddm::builder().build()?.into(),
+            PageHinkley::builder().direction(Direction::Up).build()?.into(),
+        ])
+    }
+
+    /// The detector itself.
+    #[must_use]
+    pub fn as_detector(&self) -> &dyn ChangeDetector {
+        match self {
+            Self::Adwin(detector) => detector,
+            Self::Ddm(detector) => detector,
+            Self::PageHinkley(detector) => detector,
+        }
+    }
+
+    fn inner_mut(&mut self) -> &mut dyn ChangeDetector {
+        match self {
+            Self::Adwin(detector) => detector,
+            Self::Ddm(detector) => detector,
+            Self::PageHinkley(detector) => detector,
+        }
+    }
+}
+
+impl From<Adwin> for ErrorDetector {
+    fn from(detector: Adwin) -> Self {
+        Self::Adwin(detector)
+    }
+}
+
+impl From<Ddm> for ErrorDetector {
+    fn from(detector: Ddm) -> Self {
+        Self::Ddm(detector)
+    }
+}
+
+impl From<PageHinkley> for ErrorDetector {
+    fn from(detector: PageHinkley) -> Self {
+        Self::PageHinkley(detector)
+    }
+}
+
+/// Options of a [`Monitor`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct MonitorBuilder {
+    model: String,
+    profile: ReferenceProfile,
+    version: Option<u64>,
+    score_column: Option<String>,
+    threshold: f64,
+    detectors: Option<Vec<ErrorDetector>>,
+    labels: LabelJoinerBuilder,
+    options: Options,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Options {
+    window: Duration,
+    origin: Timestamp,
+    lateness: Duration,
+    policy: DriftPolicy,
+    accuracy_floor: Option<f64>,
+    sample_rows: usize,
+    keep_reports: usize,
+}
+
+impl MonitorBuilder {
+    /// The version to watch (default: every version's answers, as one).
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// The output column with the probability of the positive class (default: the only profiled output).
+    pub fn score_column(mut self, column: impl Into<String>) -> Self {
+        self.score_column = Some(column.into());
+        self
+    }
+
+    /// Probability from which the answer counts as positive, in [0, 1] (default 0.5).
+    pub fn threshold(mut self, threshold: f64) -> Self {
+        self.threshold = threshold;
+        self
+    }
+
+    /// Length of a window, at least a second (default 7 days).
+    pub fn window(mut self, window: Duration) -> Self {
+        self.options.window = window;
+        self
+    }
+
+    /// A time at which a window starts (default 5 January 1970, a Monday, 0:00 UTC: days start at midnight, weeks on
+    /// Mondays).
+    pub fn aligned_to(mut self, origin: Timestamp) -> Self {
+        self.options.origin = origin;
+        self
+    }
+
+    /// How long after its end a window still takes rows (default zero).
+    pub fn lateness(mut self, lateness: Duration) -> Self {
+        self.options.lateness = lateness;
+        self
+    }
+
+    /// When drift is worth an alert.
+    pub fn policy(mut self, policy: DriftPolicy) -> Self {
+        self.options.policy = policy;
+        self
+    }
+
+    /// The detectors on the stream of errors (default [`ErrorDetector::defaults`]; none is possible).
+    pub fn error_detectors<D: Into<ErrorDetector>>(mut self, detectors: impl IntoIterator<Item = D>) -> Self {
+        self.detectors = Some(detectors.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Alerts when a window's accuracy is shown to be below this, in (0, 1) (default: no floor).
+    pub fn accuracy_floor(mut self, floor: f64) -> Self {
+        self.options.accuracy_floor = Some(floor);
+        self
+    }
+
+    /// How long labels are waited for, and for how many predictions.
+    pub fn labels(mut self, labels: LabelJoinerBuilder) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Rows of a window kept for Kolmogorov–Smirnov, 1 to 1,000,000 (default 2,000). Which ones depends on their ids
+    /// alone, so shards that saw a part each would keep the same rows.
+    pub fn sample_rows(mut self, rows: usize) -> Self {
+        self.options.sample_rows = rows;
+        self
+    }
+
+    /// Closed windows kept, at least 1 (default 520); the oldest goes first.
+    pub fn keep_reports(mut self, windows: usize) -> Self {
+        self.options.keep_reports = windows;
+        self
+    }
+
+    /// Makes the monitor.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] naming the first option out of range; [`Error::Column`] if the profile has no such score
+    /// column, or several outputs and none was named.
+    pub fn build(self) -> Result<Monitor> {
+        let options = self.options;
+        if options.window < Duration::from_secs(1) {
+            return Err(Error::invalid("window", format!("must be at least a second, got {:?}", options.window)));
+        }
+        check_duration("window", options.window)?;
+        check_duration("lateness", options.lateness)?;
+        options.policy.check()?;
+        if let Some(floor) = options.accuracy_floor.filter(|floor| !(*floor > 0.0 && *floor < 1.0)) {
+            return Err(Error::invalid("accuracy_floor", format!("must lie in (0, 1), got {floor}")));
+        }
+        if !(1..=1_000_000).contains(&options.sample_rows) {
+            return Err(Error::invalid("sample_rows", format!("must lie in 1..=1000000, got {}", options.sample_rows)));
+        }
+        if options.keep_reports == 0 {
+            return Err(Error::invalid("keep_reports", "must be at least 1"));
+        }
+        let score_column = match (self.score_column, self.profile.outputs()) {
+            (Some(name), _) => name,
+            (None, [only]) => only.name().to_owned(),
+            (None, outputs) => {
+                let names: Vec<&str> = outputs.iter().map(ColumnProfile::name).collect();
+                return Err(Error::column("score", format!("name one of the profiled outputs {names:?}")));
+            }
+        };
+        score_profile(&self.profile, &score_column)?;
+        let detectors = match self.detectors {
+            Some(detectors) => detectors,
+            None => ErrorDetector::defaults()?,
+        };
+        Ok(Monitor {
+            model: self.model,
+            version: self.version,
+            score_column,
+            options,
+            profile: self.profile,
+            labels: self.labels.build()?,
+            no_rows: BinaryPerformance::with_threshold(self.threshold)?,
+            fresh_detectors: detectors.clone(),
+            detectors,
+            recent_errors: RecentErrors::default(),
+            since: None,
+            open: BTreeMap::new(),
+            closed_until: None,
+            reports: VecDeque::new(),
+            streaks: BTreeMap::new(),
+            outbox: Vec::new(),
+            stats: MonitorStats::default(),
+        })
+    }
+}
+
+fn score_profile<'a>(profile: &'a ReferenceProfile, column: &str) -> Result<&'a ColumnProfile> {
+    let found = profile.outputs().iter().find(|output| output.name() == column);
+    found.ok_or_else(|| Error::column(column, "is not among the profiled outputs"))
+}
+
+/// Rows since the monitor was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct MonitorStats {
+    /// Rows that entered a window.
+    pub rows: u64,
+    /// Rows whose window had closed; their labels still count.
+    pub late: u64,
+    /// Rows that would have opened too many windows; their labels still count.
+    pub refused: u64,
+    /// Rows whose prediction id was known already.
+    pub repeated: u64,
+    /// Rows whose score is no probability; they cannot be judged by a label.
+    pub without_score: u64,
+    /// Rows answered by another version.
+    pub other_version: u64,
+    /// Rows of a shadow, or of another model.
+    pub ignored: u64,
+}
+
+/// Drift of one column over one window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ColumnDrift {
+    /// The column.
+    pub column: String,
+    /// By population stability index, over all rows.
+    pub psi: DriftScore,
+    /// By Kolmogorov–Smirnov distance, over the window's sample.
+    pub ks: DriftScore,
+    /// What the [`DriftPolicy`] makes of the two: `Fail` is drift.
+    pub verdict: Verdict,
+}
+
+impl ColumnDrift {
+    fn finding(&self) -> Finding {
+        let measure = |name: &str, score: &DriftScore| {
+            let measurement = Measurement::new(name, score.effect.value).with_n(score.n_live);
+            match (score.effect.low, score.effect.high) {
+                (Some(low), Some(high)) => measurement.with_interval(low, high),
+                _ => measurement,
+            }
+        };
+        let summary = format!("{}: psi {:.3}, ks {:.3}", self.column, self.psi.effect.value, self.ks.effect.value);
+        Finding::new(format!("drift.{}", self.column), self.verdict, summary)
+            .with(measure("psi", &self.psi))
+            .with(measure("ks", &self.ks))
+    }
+}
+
+/// What was seen of the traffic in `from..until`.
+///
+/// Drift is settled when the window closes; quality goes on as labels come, until the label horizon has passed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct WindowReport {
+    /// The version watched, if the monitor knew it.
+    pub version: Option<u64>,
+    /// Start of the window.
+    pub from: Timestamp,
+    /// End of the window, itself excluded. Earlier than planned if a new version took over.
+    pub until: Timestamp,
+    /// Rows in the window.
+    pub rows: u64,
+    /// Drift of each profiled input.
+    pub features: Vec<ColumnDrift>,
+    /// Drift of the score column.
+    pub prediction: ColumnDrift,
+    quality: Quality,
+    accuracy_alerted: bool,
+}
+
+impl WindowReport {
+    /// Quality on the rows labelled so far.
+    #[must_use]
+    pub fn performance(&self) -> &BinaryPerformance {
+        &self.quality.total
+    }
+
+    /// Accuracy on the rows labelled so far; `None` if there are none.
+    #[must_use]
+    pub fn accuracy(&self) -> Option<Estimate> {
+        self.quality.total.accuracy()
+    }
+
+    /// Brier score on the rows labelled so far; `None` if there are none.
+    #[must_use]
+    pub fn brier(&self) -> Option<Estimate> {
+        self.quality.total.brier()
+    }
+
+    /// The features that drifted, the largest PSI first.
+    #[must_use]
+    pub fn drifted(&self) -> Vec<&ColumnDrift> {
+        let mut drifted: Vec<_> = self.features.iter().filter(|f| f.verdict == Verdict::Fail).collect();
+        drifted.sort_by(|a, b| b.psi.effect.value.total_cmp(&a.psi.effect.value));
+        drifted
+    }
+}
+
+/// Quality of one window's predictions. A corrected label takes a row out of the sums, which cannot be done in place:
+/// the rows that are still known are added up anew, on top of those that are not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Quality {
+    total: BinaryPerformance,
+    /// The part of `total` whose rows the joiner has forgotten.
+    forgotten: BinaryPerformance,
+}
+
+/// Where a prediction's quality is kept.
+struct WindowOf<'a> {
+    version: Option<u64>,
+    from: Timestamp,
+    until: Timestamp,
+    quality: &'a mut Quality,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Window {
+    until: Timestamp,
+    rows: u64,
+    /// For each profiled input, then for the score.
+    bins: Vec<BinCounts>,
+    sample: Sample,
+    quality: Quality,
+}
+
+/// The rows whose scrambled ids are lowest: a random sample that does not depend on the order of the rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Vec<StoredRow>", from = "Vec<StoredRow>")]
+struct Sample(BTreeMap<(u64, PredictionId), Vec<f64>>);
+
+/// A sampled row as it is stored: what is not finite has no JSON form.
+type StoredRow = ((u64, PredictionId), Vec<Option<f64>>);
+
+impl From<Sample> for Vec<StoredRow> {
+    fn from(sample: Sample) -> Self {
+        let known = |values: Vec<f64>| values.into_iter().map(|x| x.is_finite().then_some(x)).collect();
+        sample.0.into_iter().map(|(key, values)| (key, known(values))).collect()
+    }
+}
+
+impl From<Vec<StoredRow>> for Sample {
+    fn from(rows: Vec<StoredRow>) -> Self {
+        let values = |row: Vec<Option<f64>>| row.into_iter().map(|x| x.unwrap_or(f64::NAN)).collect();
+        Self(rows.into_iter().map(|(key, row)| (key, values(row))).collect())
+    }
+}
+
+impl Sample {
+    fn add(&mut self, id: PredictionId, most: usize, row: impl FnOnce() -> Vec<f64>) {
+        let (high, low) = id.as_uuid().as_u64_pair();
+        let key = (scramble(scramble(high) ^ low), id);
+        if self.0.len() >= most {
+            if self.0.last_key_value().is_some_and(|(last, _)| *last <= key) {
+                return;
+            }
+            self.0.pop_last();
+        }
+        self.0.insert(key, row());
+    }
+
+    fn column(&self, index: usize) -> Vec<f64> {
+        self.0.values().map(|row| row.get(index).copied().unwrap_or(f64::NAN)).collect()
+    }
+}
+
+/// The latest 64 answers, a bit each: set if it was wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct RecentErrors {
+    bits: u64,
+    n: u32,
+}
+
+impl RecentErrors {
+    fn add(&mut self, wrong: bool) {
+        self.bits = self.bits << 1 | u64::from(wrong);
+        self.n = (self.n + 1).min(64);
+    }
+
+    fn rate(self) -> f64 {
+        f64::from(self.bits.count_ones()) / f64::from(self.n.max(1))
+    }
+}
+
+/// Watches what one deployed version of a binary classifier sees and answers; see the [module](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Monitor {
+    model: String,
+    version: Option<u64>,
+    score_column: String,
+    options: Options,
+    profile: ReferenceProfile,
+    labels: LabelJoiner,
+    no_rows: BinaryPerformance,
+    fresh_detectors: Vec<ErrorDetector>,
+    detectors: Vec<ErrorDetector>,
+    recent_errors: RecentErrors,
+    /// When the watched version took over; earlier predictions do not reach the detectors.
+    since: Option<Timestamp>,
+    /// By start.
+    open: BTreeMap<Timestamp, Window>,
+    closed_until: Option<Timestamp>,
+    reports: VecDeque<WindowReport>,
+    /// Windows in a row that each column has drifted in.
+    streaks: BTreeMap<String, u32>,
+    outbox: Vec<Alert>,
+    stats: MonitorStats,
+}
+
+impl Monitor {
+    /// Options with their defaults; finish with [`MonitorBuilder::build`].
+    pub fn builder(model: impl Into<String>, profile: ReferenceProfile) -> MonitorBuilder {
+        MonitorBuilder {
+            model: model.into(),
+            profile,
+            version: None,
+            score_column: None,
+            threshold: 0.5,
+            detectors: None,
+            labels: LabelJoiner::builder(),
+            options: Options {
+                window: Duration::from_secs(7 * 86_400),
+                origin: mlops_core::clock::from_micros(4 * 86_400 * 1_000_000),
+                lateness: Duration::ZERO,
+                policy: DriftPolicy::default(),
+                accuracy_floor: None,
+                sample_rows: 2_000,
+                keep_reports: 520,
+            },
+        }
+    }
+
+    /// Takes in one answered request.
+    ///
+    /// # Errors
+    /// [`Error::Column`] naming a profiled column that is missing or holds no numbers; [`Error::ShapeMismatch`] if ids,
+    /// inputs and outputs differ in length; [`Error::InvalidInput`] for a time that no window can hold. The monitor is
+    /// then as before the call.
+    pub fn observe(&mut self, record: &InferenceRecord) -> Result<()> {
+        let rows = record.ids.len();
+        for (what, got) in [("inputs", record.inputs.num_rows()), ("outputs", record.outputs.num_rows())] {
+            if got != rows {
+                return Err(Error::shape(what, rows, got));
+            }
+        }
+        if *record.arm == *SHADOW || *record.model != *self.model {
+            self.stats.ignored += rows as u64;
+            return Ok(());
+        }
+        let score_profile = score_profile(&self.profile, &self.score_column)?;
+        let profiles = self.profile.inputs().iter().map(|p| (p, &record.inputs));
+        let profiles: Vec<_> = profiles.chain([(score_profile, &record.outputs)]).collect();
+        let mut columns = Vec::with_capacity(profiles.len());
+        for (profile, batch) in &profiles {
+            columns.push(column(batch, profile.name())?);
+        }
+        let (from, until) = self.window_at(record.at)?;
+        let scores = &columns[columns.len() - 1];
+
+        let mut taken = Vec::with_capacity(rows);
+        let mut forgotten = Vec::new();
+        for (row, (id, score)) in record.ids.iter().zip(scores).enumerate() {
+            if self.labels.knows(*id) {
+                self.stats.repeated += 1;
+                continue;
+            }
+            taken.push(row);
+            if (0.0..=1.0).contains(score) {
+                forgotten.extend(self.labels.predicted_by(record.version, *id, record.at, *score)?.forgotten);
+            } else {
+                self.stats.without_score += 1;
+            }
+        }
+        let new = taken.len() as u64;
+        if self.version.is_some_and(|version| version != record.version) {
+            self.stats.other_version += new;
+        } else if self.closed_until.is_some_and(|closed| record.at < closed) {
+            self.stats.late += new;
+        } else if self.open.len() >= MAX_OPEN_WINDOWS && !self.open.contains_key(&from) {
+            self.stats.refused += new;
+        } else if new > 0 {
+            let window = self.open.entry(from).or_insert_with(|| Window {
+                until,
+                rows: 0,
+                bins: profiles.iter().map(|(profile, _)| profile.psi().bin_counts(&[])).collect(),
+                sample: Sample::default(),
+                quality: Quality { total: self.no_rows.clone(), forgotten: self.no_rows.clone() },
+            });
+            self.stats.rows += new;
+            window.rows += new;
+            for ((bins, (profile, _)), values) in window.bins.iter_mut().zip(&profiles).zip(&columns) {
+                if new == rows as u64 {
+                    bins.merge(&profile.psi().bin_counts(values))?;
+                } else {
+                    let values: Vec<f64> = taken.iter().map(|row| values[*row]).collect();
+                    bins.merge(&profile.psi().bin_counts(&values))?;
+                }
+            }
+            for row in taken {
+                let values = || columns.iter().map(|column| column[row]).collect();
+                window.sample.add(record.ids[row], self.options.sample_rows, values);
+            }
+        }
+        for row in forgotten {
+            self.note_forgotten(&row)?;
+        }
+        Ok(())
+    }
+
+    /// Joins a label (`bool`, or 0 and 1) that came at `at` to its prediction, judges the answer, and feeds the error
+    /// detectors. What they make of it comes out of [`advance`](Self::advance).
+    ///
+    /// A corrected label corrects the quality of its window; the detectors have seen the first one and are not told.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if `label` is neither 0 nor 1; nothing happens then.
+    pub fn label(&mut self, id: PredictionId, label: impl Into<f64>, at: Timestamp) -> Result<LabelOutcome> {
+        let label = label.into();
+        if label != 0.0 && label != 1.0 {
+            return Err(Error::invalid("label", format!("must be 0 or 1, got {label}")));
+        }
+        let outcome = self.labels.label(id, label, at)?;
+        match &outcome {
+            LabelOutcome::Joined(row) => {
+                if let Some(window) = self.window_of(row.predicted_at, row.version) {
+                    window.quality.total.update(row.score, row.label == 1.0)?;
+                }
+                let current = self.version.is_none() || self.version == row.version;
+                if current && self.since.is_none_or(|since| row.predicted_at >= since) {
+                    self.judge(row)?;
+                }
+            }
+            LabelOutcome::Corrected { row, .. } => self.recount(row.predicted_at, row.version)?,
+            _ => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Tells the monitor the time: closes the windows that have ended, forgets predictions beyond the label horizon, and
+    /// returns the alerts raised since the last call, oldest first.
+    ///
+    /// Hand the alerts on before the state is stored; after a crash in between they come again, with the same ids.
+    ///
+    /// # Errors
+    /// [`Error::ShapeMismatch`] if a stored state does not fit its profile.
+    pub fn advance(&mut self, now: Timestamp) -> Result<Vec<Alert>> {
+        while let Some((from, window)) = self.open.first_key_value() {
+            if after(window.until, self.options.lateness) > now {
+                break;
+            }
+            let (from, until) = (*from, window.until);
+            self.close(from, until)?;
+        }
+        for row in self.labels.advance(now) {
+            self.note_forgotten(&row)?;
+        }
+        self.check_accuracy(now);
+        let mut alerts = std::mem::take(&mut self.outbox);
+        alerts.sort_by_key(|alert| alert.at);
+        Ok(alerts)
+    }
+
+    /// Goes over to another version and its profile at `at`: closes the open windows early, and starts the error
+    /// detectors afresh on predictions made from `at` on. Labels for earlier ones still count for their windows.
+    ///
+    /// # Errors
+    /// [`Error::Column`] if the profile lacks the score column, [`Error::ShapeMismatch`] if a stored state does not fit
+    /// its profile; the monitor is then as before the call.
+    pub fn reset_for(&mut self, version: u64, profile: ReferenceProfile, at: Timestamp) -> Result<()> {
+        score_profile(&profile, &self.score_column)?;
+        while let Some((from, window)) = self.open.first_key_value() {
+            let (from, until) = (*from, if *from < at { window.until.min(at) } else { window.until });
+            self.close(from, until)?;
+        }
+        self.closed_until = Some(self.closed_until.map_or(at, |closed| closed.max(at)));
+        self.since = Some(at);
+        self.version = Some(version);
+        self.profile = profile;
+        self.detectors.clone_from(&self.fresh_detectors);
+        self.recent_errors = RecentErrors::default();
+        self.streaks.clear();
+        Ok(())
+    }
+
+    /// The closed windows that are kept, oldest first.
+    pub fn reports(&self) -> impl DoubleEndedIterator<Item = &WindowReport> + ExactSizeIterator {
+        self.reports.iter()
+    }
+
+    /// The model's name.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The version watched, if it is known.
+    #[must_use]
+    pub fn version(&self) -> Option<u64> {
+        self.version
+    }
+
+    /// What live data is compared with.
+    #[must_use]
+    pub fn profile(&self) -> &ReferenceProfile {
+        &self.profile
+    }
+
+    /// The detectors on the stream of errors.
+    #[must_use]
+    pub fn error_detectors(&self) -> &[ErrorDetector] {
+        &self.detectors
+    }
+
+    /// Counts of rows so far.
+    #[must_use]
+    pub fn stats(&self) -> MonitorStats {
+        self.stats
+    }
+
+    /// Counts of labels so far.
+    #[must_use]
+    pub fn label_stats(&self) -> LabelStats {
+        self.labels.stats()
+    }
+
+    /// How long labels took.
+    #[must_use]
+    pub fn label_delays(&self) -> &LabelDelays {
+        self.labels.delays()
+    }
+
+    /// All predictions before this time are labelled or given up; `None` if none waits.
+    #[must_use]
+    pub fn label_watermark(&self) -> Option<Timestamp> {
+        self.labels.watermark()
+    }
+
+    fn window_at(&self, at: Timestamp) -> Result<(Timestamp, Timestamp)> {
+        let Options { window, origin, .. } = self.options;
+        let bounds = || {
+            let length = delta(window).num_microseconds()?;
+            let since = (at - origin).num_microseconds()?;
+            let from =
+                origin.checked_add_signed(TimeDelta::microseconds(since.checked_sub(since.rem_euclid(length))?))?;
+            Some((from, from.checked_add_signed(delta(window))?))
+        };
+        let (from, until) = bounds().ok_or_else(|| Error::invalid("at", format!("no window can hold {at}")))?;
+        Ok((self.since.map_or(from, |since| from.max(since.min(until))), until))
+    }
+
+    /// The window that a prediction belongs to, open or closed.
+    fn window_of(&mut self, at: Timestamp, version: Option<u64>) -> Option<WindowOf<'_>> {
+        let belongs = |watched: Option<u64>| watched.is_none() || watched == version;
+        let closed = self.reports.iter().rposition(|r| (r.from..r.until).contains(&at) && belongs(r.version));
+        if let Some(report) = closed.and_then(|i| self.reports.get_mut(i)) {
+            let WindowReport { version, from, until, quality, .. } = report;
+            return Some(WindowOf { version: *version, from: *from, until: *until, quality });
+        }
+        let version = self.version;
+        let (from, window) = self.open.range_mut(..=at).next_back()?;
+        let found = WindowOf { version, from: *from, until: window.until, quality: &mut window.quality };
+        (at < found.until && belongs(version)).then_some(found)
+    }
+
+    /// Adds up the window's quality anew, after one of its labels has changed.
+    fn recount(&mut self, at: Timestamp, version: Option<u64>) -> Result<()> {
+        let Some(window) = self.window_of(at, version) else { return Ok(()) };
+        let (from, until, watched) = (window.from, window.until, window.version);
+        let mut total = window.quality.forgotten.clone();
+        for row in self.labels.labelled(from, until) {
+            if watched.is_none() || row.version == watched {
+                total.update(row.score, row.label == 1.0)?;
+            }
+        }
+        if let Some(window) = self.window_of(at, version) {
+            window.quality.total = total;
+        }
+        Ok(())
+    }
+
+    fn note_forgotten(&mut self, row: &crate::labels::Forgotten) -> Result<()> {
+        if let (Some(label), Some(window)) = (row.label, self.window_of(row.predicted_at, row.version)) {
+            window.quality.forgotten.update(row.score, label == 1.0)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds the error detectors.
+    fn judge(&mut self, row: &Joined) -> Result<()> {
+        let wrong = (row.score >= self.no_rows.threshold()) != (row.label == 1.0);
+        self.recent_errors.add(wrong);
+        for detector in &mut self.detectors {
+            let detector = detector.inner_mut();
+            let before = detector.estimate().unwrap_or(0.0);
+            if detector.update(f64::from(u8::from(wrong)))? != State::Change {
+                continue;
+            }
+            let now = self.recent_errors.rate();
+            let rose = now >= before;
+            let (severity, verdict, verb) =
+                if rose { (Severity::Warning, Verdict::Fail, "rose") } else { (Severity::Info, Verdict::Pass, "fell") };
+            let name = detector.name();
+            let n = self.recent_errors.n;
+            let summary = format!("error rate {verb} from {before:.3} to {now:.3} over the latest {n} labels ({name})");
+            let finding = Finding::new(name, verdict, summary.clone())
+                .with(Measurement::new("error_rate_before", before).with_n(detector.n()))
+                .with(Measurement::new("error_rate_latest", now).with_n(n.into()));
+            let rule = format!("error_rate.{name}");
+            self.outbox.push(Alert::new(row.labelled_at, severity, rule, &self.model, summary).with(finding));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, from: Timestamp, until: Timestamp) -> Result<()> {
+        let Some(window) = self.open.get(&from) else { return Ok(()) };
+        let mut drifts = Vec::with_capacity(window.bins.len());
+        let score = score_profile(&self.profile, &self.score_column)?;
+        for (i, profile) in self.profile.inputs().iter().chain([score]).enumerate() {
+            let bins = window.bins.get(i).ok_or_else(|| Error::shape("window", i + 1, window.bins.len()))?;
+            let psi = profile.psi().score_counts(bins)?;
+            let ks = profile.ks().score(&window.sample.column(i))?;
+            let verdict = self.options.policy.verdict(&psi, &ks);
+            drifts.push(ColumnDrift { column: profile.name().to_owned(), psi, ks, verdict });
+        }
+        let Some(prediction) = drifts.pop() else { return Ok(()) };
+        let Some(window) = self.open.remove(&from) else { return Ok(()) };
+        let report = WindowReport {
+            version: self.version,
+            from,
+            until,
+            rows: window.rows,
+            features: drifts,
+            prediction,
+            quality: window.quality,
+            accuracy_alerted: false,
+        };
+        self.closed_until = Some(self.closed_until.map_or(until, |closed| closed.max(until)));
+        self.check_drift(&report);
+        self.reports.push_back(report);
+        while self.reports.len() > self.options.keep_reports {
+            self.reports.pop_front();
+        }
+        Ok(())
+    }
+
+    fn check_drift(&mut self, report: &WindowReport) {
+        let policy = &self.options.policy;
+        if report.rows < policy.min_rows {
+            return;
+        }
+        let mut lasting = |drift: &ColumnDrift, kind: &str| {
+            let streak = self.streaks.entry(format!("{kind} {}", drift.column)).or_default();
+            *streak = if drift.verdict == Verdict::Fail { streak.saturating_add(1) } else { 0 };
+            *streak >= policy.consecutive
+        };
+        let features: Vec<bool> = report.features.iter().map(|drift| lasting(drift, "input")).collect();
+        let predictions = lasting(&report.prediction, "output");
+
+        let mut drifted: Vec<&ColumnDrift> =
+            report.features.iter().zip(&features).filter_map(|(drift, lasts)| lasts.then_some(drift)).collect();
+        drifted.sort_by(|a, b| b.psi.effect.value.total_cmp(&a.psi.effect.value));
+        let share = drifted.len() as f64 / report.features.len().max(1) as f64;
+        let critical = share >= policy.critical_share;
+        let week = format!("{} to {}", Day(report.from), Day(report.until));
+        if !drifted.is_empty() && (critical || drifted.len() >= policy.min_features) {
+            let severity = if critical { Severity::Critical } else { Severity::Warning };
+            let named: Vec<String> =
+                drifted.iter().take(3).map(|d| format!("{} (psi {:.2})", d.column, d.psi.effect.value)).collect();
+            let more = if drifted.len() > 3 { format!(" and {} more", drifted.len() - 3) } else { String::new() };
+            let (n, of) = (drifted.len(), report.features.len());
+            let summary = format!("{n} of {of} features drifted from {week}: {}{more}", named.join(", "));
+            let mut alert = Alert::new(report.until, severity, "data_drift", &self.model, summary);
+            alert.evidence = drifted.iter().map(|drift| drift.finding()).collect();
+            self.outbox.push(alert);
+        }
+        if predictions && policy.predictions {
+            let drift = &report.prediction;
+            let summary = format!("{} drifted from {week}: psi {:.2}", drift.column, drift.psi.effect.value);
+            let alert = Alert::new(report.until, Severity::Warning, "prediction_drift", &self.model, summary);
+            self.outbox.push(alert.with(drift.finding()));
+        }
+    }
+
+    fn check_accuracy(&mut self, now: Timestamp) {
+        let Some(floor) = self.options.accuracy_floor else { return };
+        for report in &mut self.reports {
+            let Some(accuracy) = report.quality.total.accuracy() else { continue };
+            if report.accuracy_alerted || accuracy.high >= floor {
+                continue;
+            }
+            report.accuracy_alerted = true;
+            let week = format!("{} to {}", Day(report.from), Day(report.until));
+            let summary = format!("accuracy from {week} is {accuracy}, below {floor}");
+            let measured = Measurement::new("accuracy", accuracy.value)
+                .with_interval(accuracy.low, accuracy.high)
+                .with_n(accuracy.n)
+                .with_bound(format!(">= {floor}"));
+            let finding = Finding::new("accuracy", Verdict::Fail, summary.clone()).with(measured);
+            self.outbox.push(Alert::new(now, Severity::Critical, "accuracy", &self.model, summary).with(finding));
+        }
+    }
+}
+
+fn column(batch: &RecordBatch, name: &str) -> Result<Vec<f64>> {
+    let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "is missing"))?;
+    let values = numbers(column).map_err(|e| Error::column(name, e.to_string()))?;
+    values.ok_or_else(|| Error::column(name, format!("expected numbers, got {}", column.data_type())))
+}
+
+/// `6 Jan 1997`, with the time if it is not midnight.
+struct Day(Timestamp);
+
+impl fmt::Display for Day {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let midnight = self.0.time() == chrono::NaiveTime::MIN;
+        self.0.format(if midnight { "%-d %b %Y" } else { "%-d %b %Y %H:%M" }).fmt(f)
+    }
+}
