@@ -5,9 +5,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use mlops_monitor::change::{Adwin, ChangeDetector, Ddm, PageHinkley};
-use mlops_monitor::{
-    BettingTest, BinaryPerformance, DriftDetector, KsDetector, PairedSignTest, PsiDetector, psi,
-};
+use mlops_monitor::{BettingTest, BinaryPerformance, DriftDetector, KsDetector, PairedSignTest, PsiDetector, psi};
 
 const ROWS: usize = 10_000;
 
