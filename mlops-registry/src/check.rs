@@ -1,0 +1,158 @@
+//! What may be stored: every text has a limit, and none holds what a database cannot keep.
+
+use std::collections::BTreeMap;
+
+use mlops_core::{Error, Principal, Result};
+
+use crate::tracking::LogBatch;
+
+/// Longest name of a model, experiment, run, tag, param or metric, in characters.
+pub(crate) const NAME: usize = 250;
+/// Longest alias, in characters.
+pub(crate) const ALIAS: usize = 255;
+/// Longest value of a param or a tag, in characters.
+pub(crate) const VALUE: usize = 8_000;
+/// Longest description, reason or comment, in characters.
+pub(crate) const TEXT: usize = 64_000;
+/// Most metrics, params and tags in one batch.
+pub(crate) const BATCH: (usize, usize, usize) = (10_000, 1_000, 1_000);
+/// Most rows that a paged call returns.
+pub(crate) const PAGE: usize = 1_000;
+/// Most findings in a request's evidence, and most bytes as JSON.
+pub(crate) const EVIDENCE: (usize, usize) = (1_000, 1 << 20);
+
+fn shown(text: &str) -> String {
+    let mut start: String = text.chars().take(40).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
+}
+
+fn length(what: &str, text: &str, most: usize) -> Result<()> {
+    // Bytes first, so that a huge text is not counted through.
+    if text.len() > 4 * most || text.chars().count() > most {
+        let (bytes, start) = (text.len(), shown(text));
+        return Err(Error::invalid(what, format!("{start:?} ({bytes} bytes) is longer than {most} characters")));
+    }
+    Ok(())
+}
+
+/// A name that people read and programs look up.
+pub(crate) fn name(what: &str, name: &str) -> Result<()> {
+    length(what, name, NAME)?;
+    if name.is_empty() {
+        return Err(Error::invalid(what, "must not be empty"));
+    }
+    if name.trim() != name || name.chars().any(char::is_control) {
+        return Err(Error::invalid(what, format!("{name:?} has control characters or white space at its ends")));
+    }
+    Ok(())
+}
+
+/// A model's name: also free of what separates the parts of a model reference.
+pub(crate) fn model(text: &str) -> Result<()> {
+    name("model name", text)?;
+    if text.contains(['/', ':', '@']) {
+        return Err(Error::invalid("model name", format!("{text:?} must not contain '/', ':' or '@'")));
+    }
+    Ok(())
+}
+
+/// An alias, by MLflow's rules.
+pub(crate) fn alias(alias: &str) -> Result<()> {
+    length("alias", alias, ALIAS)?;
+    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    if alias.is_empty() || !alias.chars().all(word) {
+        return Err(Error::invalid("alias", format!("{alias:?} must be one or more letters, digits, '_' or '-'")));
+    }
+    let number = alias.strip_prefix(['v', 'V']).is_some_and(|n| !n.is_empty() && n.chars().all(|c| c.is_ascii_digit()));
+    if alias.eq_ignore_ascii_case("latest") || number {
+        return Err(Error::invalid("alias", format!("{alias:?} is reserved: it reads as a version")));
+    }
+    Ok(())
+}
+
+/// Text that is kept as it is.
+pub(crate) fn text(what: &str, text: &str, most: usize) -> Result<()> {
+    length(what, text, most)?;
+    if text.contains('\0') {
+        return Err(Error::invalid(what, "must not contain the character U+0000"));
+    }
+    Ok(())
+}
+
+/// A reason that must be given.
+pub(crate) fn reason(what: &str, reason: &str) -> Result<()> {
+    if reason.trim().is_empty() {
+        return Err(Error::invalid(what, "must say why"));
+    }
+    text(what, reason, TEXT)
+}
+
+pub(crate) fn tags(tags: &BTreeMap<String, String>) -> Result<()> {
+    count("tags", tags.len(), BATCH.2)?;
+    tags.iter().try_for_each(|(key, value)| name("tag", key).and_then(|()| text("tag value", value, VALUE)))
+}
+
+fn count(what: &str, found: usize, most: usize) -> Result<()> {
+    if found > most {
+        return Err(Error::invalid(what, format!("{found} in one call; at most {most}, so split them")));
+    }
+    Ok(())
+}
+
+pub(crate) fn batch(batch: &LogBatch) -> Result<()> {
+    count("metrics", batch.metrics.len(), BATCH.0)?;
+    count("params", batch.params.len(), BATCH.1)?;
+    tags(&batch.tags)?;
+    for (key, value) in &batch.params {
+        name("param", key)?;
+        text("param value", value, VALUE)?;
+    }
+    batch.metrics.iter().try_for_each(|metric| name("metric", &metric.key))
+}
+
+pub(crate) fn principal(who: &Principal) -> Result<()> {
+    name("principal", &who.name)
+}
+
+/// The size of a page.
+pub(crate) fn page(limit: usize) -> Result<i64> {
+    if (1..=PAGE).contains(&limit) {
+        return Ok(limit as i64);
+    }
+    Err(Error::invalid("limit", format!("{limit} is not in 1..={PAGE}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_follow_mlflow() {
+        for good in ["champion", "a", "été", "v", "v1a", "latest2", "A-b_c", "0"] {
+            alias(good).unwrap();
+        }
+        for bad in ["", "latest", "LaTeSt", "v1", "V007", "a b", "a/b", "a@b", "a.b", &"x".repeat(256)] {
+            assert!(alias(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn model_names_leave_references_readable() {
+        for good in ["prices", "Elec 2 (half-hourly)", "日本"] {
+            model(good).unwrap();
+        }
+        for bad in ["", " a", "a ", "a/b", "a:b", "a@b", "a\n", "a\0b", &"x".repeat(251)] {
+            assert!(model(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_huge_text_is_refused_without_being_quoted_whole() {
+        let error = text("description", &"x".repeat(10_000_000), TEXT).unwrap_err().to_string();
+        assert!(error.len() < 200, "{error}");
+        assert!(error.contains("10000000 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,91 @@
+use async_trait::async_trait;
+use mlops_core::audit::{AuditEntry, AuditEvent, AuditLog};
+use mlops_core::{Digest, Result};
+
+use super::SqlRegistry;
+use super::db::{self, Backend as _, Conn};
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    seq: i64,
+    at: i64,
+    actor: String,
+    action: String,
+    resource: String,
+    value_before: String,
+    value_after: String,
+    reason: String,
+    previous: String,
+    digest: String,
+}
+
+impl Row {
+    fn entry(self) -> Result<AuditEntry> {
+        let event = AuditEvent::new(db::time(self.at), self.actor, self.action, self.resource)
+            .change(db::from_json(&self.value_before)?, db::from_json(&self.value_after)?)
+            .because(self.reason);
+        let (previous, digest) = (db::from_text(&self.previous)?, db::from_text(&self.digest)?);
+        Ok(AuditEntry::from_parts(db::number(self.seq)?, event, previous, digest))
+    }
+}
+
+/// Seals the event behind the last entry, within the caller's transaction.
+pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<AuditEntry> {
+    const WHAT: &str = "append to audit log";
+    // What is sealed must read back the same, and times are stored to the microsecond.
+    event.at = db::time(event.at.timestamp_micros());
+    let key = event.resource.clone();
+    let (seq, previous): (i64, String) =
+        sqlx::query_as("UPDATE heads SET seq = seq + 1 WHERE name = 'audit' RETURNING seq, digest")
+            .fetch_one(&mut *conn)
+            .await
+            .during(WHAT, &key)?;
+    let previous: Digest = db::from_text(&previous)?;
+    let entry = AuditEntry::seal(db::number(seq)?, event, previous)?;
+    let (before, after) = (db::json(&entry.event.before)?, db::json(&entry.event.after)?);
+    let digest = entry.digest.to_string();
+    sqlx::query(
+        "INSERT INTO audit_log \
+         (seq, at, actor, action, resource, value_before, value_after, reason, previous, digest) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(seq)
+    .bind(entry.event.at.timestamp_micros())
+    .bind(&entry.event.actor)
+    .bind(&entry.event.action)
+    .bind(&entry.event.resource)
+    .bind(before)
+    .bind(after)
+    .bind(&entry.event.reason)
+    .bind(previous.to_string())
+    .bind(&digest)
+    .execute(&mut *conn)
+    .await
+    .during(WHAT, &key)?;
+    sqlx::query("UPDATE heads SET digest = $1 WHERE name = 'audit'")
+        .bind(&digest)
+        .execute(conn)
+        .await
+        .during(WHAT, &key)?;
+    Ok(entry)
+}
+
+#[async_trait]
+impl AuditLog for SqlRegistry {
+    async fn append(&self, event: AuditEvent) -> Result<AuditEntry> {
+        let mut writing = self.write("append to audit log", &event.resource).await?;
+        let entry = append(&mut writing.tx, event).await?;
+        writing.commit().await?;
+        Ok(entry)
+    }
+
+    async fn entries(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>> {
+        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM audit_log WHERE seq >= $1 ORDER BY seq LIMIT $2")
+            .bind(db::to_i64(from))
+            .bind(db::to_i64(limit as u64))
+            .fetch_all(&self.0.read)
+            .await
+            .during("read", "audit log")?;
+        rows.into_iter().map(Row::entry).collect()
+    }
+}

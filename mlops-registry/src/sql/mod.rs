@@ -1,0 +1,231 @@
+//! The registry in a SQL database: SQLite, in one file.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! use mlops_core::store::ObjectArtifactStore;
+//! use mlops_registry::{ModelRegistry, SqlRegistry};
+//! let registry = SqlRegistry::builder()
+//!     .artifacts(ObjectArtifactStore::local(dir.path().join("artifacts"))?)
+//!     .open_sqlite(dir.path().join("registry.db"))
+//!     .await?;
+//! assert!(registry.models().await?.is_empty());
+//! # Ok(()) }
+//! ```
+//!
+//! # Rules
+//! - **One writer at a time.** A handle has one writing connection and a few reading ones; every writing call is one
+//!   transaction that takes the database's write lock first. Readers are never blocked by it and see whole transactions.
+//! - **Several handles**, in one process or in many on one machine, may use a file at once; a writer waits for its turn
+//!   up to [`SqlRegistryBuilder::busy_timeout`], then the error is retryable. The file must not lie on a network share.
+//! - **What has returned `Ok` survives** the death of the process at any moment. [`Durability`] says what a power failure
+//!   can take.
+//! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
+
+mod audit;
+mod db;
+mod lineage;
+mod models;
+mod promotions;
+mod source;
+mod tracking;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mlops_core::audit::AuditEvent;
+use mlops_core::{
+    ArtifactStore, Authorizer, Clock, Error as CoreError, Permission, Principal, Resource, RoleTable, SystemClock,
+    Timestamp,
+};
+
+use self::db::{Backend as _, Pool, Tx};
+use crate::{Result, check};
+
+/// What a power failure can take. The death of the process takes nothing either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// Each commit reaches the disk before the call returns (`synchronous = FULL`): a power failure takes nothing that was
+    /// acknowledged, as far as the disk itself keeps what it says it has.
+    #[default]
+    Disk,
+    /// Each commit reaches the operating system before the call returns (`synchronous = NORMAL`): a power failure or a
+    /// crash of the operating system can take the last commits, newest first, and never leaves a part of one.
+    Process,
+}
+
+/// Experiments, runs, models, versions, aliases, audit log and lineage in one SQL database.
+///
+/// Implements [`TrackingStore`](crate::TrackingStore), [`ModelRegistry`](crate::ModelRegistry), and core's
+/// [`AuditLog`](mlops_core::audit::AuditLog), [`LineageStore`](mlops_core::lineage::LineageStore) and
+/// [`ModelSource`](mlops_core::ModelSource). Clones share it.
+#[derive(Clone)]
+pub struct SqlRegistry(Arc<Inner>);
+
+struct Inner {
+    label: String,
+    write: Pool,
+    read: Pool,
+    artifacts: Arc<dyn ArtifactStore>,
+    authorizer: Arc<dyn Authorizer>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for SqlRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { label, artifacts, authorizer, clock, .. } = &*self.0;
+        let mut shown = f.debug_struct("SqlRegistry");
+        shown.field("database", label).field("artifacts", artifacts).field("authorizer", authorizer);
+        shown.field("clock", clock).finish()
+    }
+}
+
+impl fmt::Display for SqlRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.label)
+    }
+}
+
+impl SqlRegistry {
+    /// Starts a registry: give it at least the artifact store that packages live in.
+    pub fn builder() -> SqlRegistryBuilder {
+        SqlRegistryBuilder {
+            artifacts: None,
+            authorizer: Arc::new(RoleTable),
+            clock: Arc::new(SystemClock),
+            durability: Durability::default(),
+            busy_timeout: Duration::from_secs(30),
+            readers: 4,
+        }
+    }
+
+    /// Closes every connection, after the calls under way. Dropping the last handle instead loses nothing either.
+    pub async fn close(&self) {
+        self.0.read.close().await;
+        self.0.write.close().await;
+    }
+
+    /// Starts a writing transaction; dropping it takes everything back.
+    async fn write(&self, operation: &'static str, key: &str) -> Result<Writing> {
+        let tx = db::begin_write(&self.0.write).await.during(operation, key)?;
+        Ok(Writing { tx, operation, key: key.to_owned(), at: self.0.clock.now() })
+    }
+
+    /// Starts a reading transaction: every query in it sees the same state.
+    async fn read(&self, operation: &'static str, key: &str) -> Result<Tx> {
+        Ok(self.0.read.begin().await.during(operation, key)?)
+    }
+
+    fn allow(&self, who: &Principal, permission: Permission, resource: &Resource) -> Result<()> {
+        check::principal(who)?;
+        Ok(self.0.authorizer.check(who, permission, resource)?)
+    }
+}
+
+/// A writing transaction and the moment it stands for.
+struct Writing {
+    tx: Tx,
+    operation: &'static str,
+    key: String,
+    at: Timestamp,
+}
+
+impl Writing {
+    /// An audit event of this moment.
+    fn event(&self, who: &Principal, action: &str, resource: impl Into<String>) -> AuditEvent {
+        AuditEvent::new(self.at, &who.name, action, resource)
+    }
+
+    /// Makes it permanent. A transaction that is dropped instead leaves no trace.
+    async fn commit(self) -> Result<()> {
+        let Self { tx, operation, key, .. } = self;
+        Ok(tx.commit().await.during(operation, &key)?)
+    }
+}
+
+/// Opens a [`SqlRegistry`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `open_sqlite` or `open_in_memory`"]
+pub struct SqlRegistryBuilder {
+    artifacts: Option<Arc<dyn ArtifactStore>>,
+    authorizer: Arc<dyn Authorizer>,
+    clock: Arc<dyn Clock>,
+    durability: Durability,
+    busy_timeout: Duration,
+    readers: u32,
+}
+
+impl SqlRegistryBuilder {
+    /// Where packages live. Required.
+    pub fn artifacts(mut self, store: impl ArtifactStore) -> Self {
+        self.artifacts = Some(Arc::new(store));
+        self
+    }
+
+    /// Who may do what (default [`RoleTable`]).
+    pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
+        self.authorizer = Arc::new(authorizer);
+        self
+    }
+
+    /// What tells the time (default [`SystemClock`]).
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// What a power failure can take (default [`Durability::Disk`]: nothing).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long a writing call waits for other writers on the same file (default 30 seconds).
+    pub fn busy_timeout(mut self, wait: Duration) -> Self {
+        self.busy_timeout = wait;
+        self
+    }
+
+    /// How many calls may read at once, 1 to 64 (default 4). Each is a connection with its own thread.
+    pub fn readers(mut self, readers: u32) -> Self {
+        self.readers = readers;
+        self
+    }
+
+    /// Opens the registry in the SQLite file at `path`, creating it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range;
+    /// [`Backend`](CoreError::Backend) if the file cannot be opened, is no such database, or was written by a newer
+    /// version of this crate.
+    pub async fn open_sqlite(self, path: impl AsRef<Path>) -> Result<SqlRegistry> {
+        let path = path.as_ref();
+        let label = format!("sqlite {}", path.display());
+        self.open(label, db::Place::File(path.to_owned())).await
+    }
+
+    /// Opens a new, empty registry in memory; it is gone with its last handle. Calls take turns on one connection.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range.
+    pub async fn open_in_memory(self) -> Result<SqlRegistry> {
+        self.open("sqlite in memory".to_owned(), db::Place::Memory).await
+    }
+
+    async fn open(self, label: String, place: db::Place) -> Result<SqlRegistry> {
+        let artifacts = self
+            .artifacts
+            .ok_or_else(|| CoreError::invalid("artifacts", "give the registry the store that packages live in"))?;
+        if !(1..=64).contains(&self.readers) {
+            return Err(CoreError::invalid("readers", format!("{} is not in 1..=64", self.readers)).into());
+        }
+        let (write, read) = db::open(&place, self.durability, self.busy_timeout, self.readers)
+            .await
+            .map_err(|error| db::failed(error, "open", &label))?;
+        let (authorizer, clock) = (self.authorizer, self.clock);
+        Ok(SqlRegistry(Arc::new(Inner { label, write, read, artifacts, authorizer, clock })))
+    }
+}
