@@ -1,11 +1,15 @@
 //! What live data is compared with: a profile of the rows a model was trained on.
 //!
 //! ```
-//! use arrow::array::record_batch;
+//! use std::sync::Arc;
+//! use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 //! use mlops_monitor::ReferenceProfile;
 //!
-//! let inputs = record_batch!(("price", Float64, [0.05, 0.07, 0.06, 0.09]), ("state", Utf8, ["NSW", "VIC", "NSW", "VIC"]))?;
-//! let outputs = record_batch!(("prob_up", Float64, [0.2, 0.8, 0.4, 0.9]))?;
+//! let price: ArrayRef = Arc::new(Float64Array::from(vec![0.05, 0.07, 0.06, 0.09]));
+//! let state: ArrayRef = Arc::new(StringArray::from(vec!["NSW", "VIC", "NSW", "VIC"]));
+//! let prob_up: ArrayRef = Arc::new(Float64Array::from(vec![0.2, 0.8, 0.4, 0.9]));
+//! let inputs = RecordBatch::try_from_iter([("price", price), ("state", state)])?;
+//! let outputs = RecordBatch::try_from_iter([("prob_up", prob_up)])?;
 //! let profile = ReferenceProfile::fit(&inputs, &outputs)?;
 //!
 //! assert_eq!(profile.inputs()[0].name(), "price");

@@ -1,15 +1,17 @@
 //! A monitor for one deployed version: drift by window, quality as labels come, change in the errors.
 //!
 //! ```
-//! use std::time::Duration;
-//! use arrow::array::record_batch;
+//! use std::{sync::Arc, time::Duration};
+//! use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 //! use mlops_core::inference::InferenceRecord;
 //! use mlops_core::{PredictionId, Timestamp};
 //! use mlops_monitor::{Monitor, ReferenceProfile};
 //!
 //! // At training time; in a service the profile comes with the model package.
-//! let inputs = record_batch!(("price", Float64, [0.05, 0.07, 0.06, 0.09]))?;
-//! let outputs = record_batch!(("prob_up", Float64, [0.2, 0.8, 0.4, 0.9]))?;
+//! let price: ArrayRef = Arc::new(Float64Array::from(vec![0.05, 0.07, 0.06, 0.09]));
+//! let prob_up: ArrayRef = Arc::new(Float64Array::from(vec![0.2, 0.8, 0.4, 0.9]));
+//! let inputs = RecordBatch::try_from_iter([("price", price)])?;
+//! let outputs = RecordBatch::try_from_iter([("prob_up", prob_up)])?;
 //! let profile = ReferenceProfile::fit(&inputs, &outputs)?;
 //!
 //! let mut monitor = Monitor::builder("elec2", profile).window(Duration::from_secs(7 * 86_400)).build()?;
