@@ -316,6 +316,14 @@ impl PairedSignTest {
         Ok(Self { margin, only_a: 0, only_b: 0, same: 0 })
     }
 
+    /// The test after these rows: on which only `a` was right, only `b` was, and both or neither were.
+    ///
+    /// # Errors
+    /// As [`PairedSignTest::new`].
+    pub fn from_counts(margin: f64, only_a: u64, only_b: u64, same: u64) -> Result<Self> {
+        Ok(Self { only_a, only_b, same, ..Self::new(margin)? })
+    }
+
     /// Adds a row: whether each model was right on it.
     pub fn update(&mut self, a_correct: bool, b_correct: bool) {
         let cell = match (a_correct, b_correct) {

@@ -1,0 +1,8 @@
+//! What `mlops-serve` promises.
+#![allow(clippy::unwrap_used)]
+
+mod capture;
+mod deployment;
+mod rollout;
+mod runtime;
+mod support;

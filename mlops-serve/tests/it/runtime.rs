@@ -1,0 +1,136 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch};
+use arrow::datatypes::Float64Type;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
+use mlops_core::store::MemoryStore;
+use mlops_core::{Package, PredictorExt};
+use mlops_serve::runtime::candle::{
+    Architecture, BoxError, CandleRuntime, MlpConfig, Network, Output, WEIGHTS, add_to_package,
+};
+use mlops_serve::{Error, Runtimes};
+use serde_json::Value;
+
+fn config() -> MlpConfig {
+    MlpConfig { features: 2, hidden: vec![2], outputs: 1, output: Output::Sigmoid }
+}
+
+fn weights() -> HashMap<String, Tensor> {
+    let tensor = |t: candle_core::Result<Tensor>| t.unwrap();
+    HashMap::from([
+        ("input.mean".to_owned(), tensor(Tensor::new(&[1e9f64, 0.0], &Device::Cpu))),
+        ("input.scale".to_owned(), tensor(Tensor::new(&[1f64, 2.0], &Device::Cpu))),
+        ("layers.0.weight".to_owned(), tensor(Tensor::new(&[[1f32, 0.0], [0.0, -1.0]], &Device::Cpu))),
+        ("layers.0.bias".to_owned(), tensor(Tensor::new(&[0f32, 0.5], &Device::Cpu))),
+        ("layers.1.weight".to_owned(), tensor(Tensor::new(&[[1f32, 2.0]], &Device::Cpu))),
+        ("layers.1.bias".to_owned(), tensor(Tensor::new(&[-1f32], &Device::Cpu))),
+    ])
+}
+
+fn signature() -> Signature {
+    let inputs = ["a", "b"].map(|name| ColumnSpec::new(name, ColumnType::Double));
+    Signature::new(inputs, [ColumnSpec::new("p", ColumnType::Double)]).unwrap()
+}
+
+fn package(weights: &HashMap<String, Tensor>) -> Package {
+    add_to_package(Package::builder(signature()), "mlp", &config(), weights).unwrap().build().unwrap()
+}
+
+fn rows() -> RecordBatch {
+    let column = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let (a, b) = (column(vec![1e9 + 3.0, 1e9, 1e9 + 0.25]), column(vec![0.0, 4.0, -4.0]));
+    RecordBatch::try_from_iter([("a", a), ("b", b)]).unwrap()
+}
+
+#[test]
+fn the_mlp_computes_its_formula() {
+    let model = Runtimes::default().load(&package(&weights())).unwrap();
+    let outputs = model.run(&rows()).unwrap();
+    let p = outputs.column(0).as_primitive::<Float64Type>();
+    // By hand: h = relu([a - 1e9, 0.5 - b/2]); p = 1/(1 + exp(1 - h0 - 2 h1)). The weights are exact in f32.
+    let by_hand = |a: f64, b: f64| 1.0 / (1.0 + (1.0 - a.max(0.0) - 2.0 * (0.5 - b / 2.0).max(0.0)).exp());
+    for (i, (a, b)) in [(3.0, 0.0), (0.0, 4.0), (0.25, -4.0)].into_iter().enumerate() {
+        assert!((p.value(i) - by_hand(a, b)).abs() < 1e-12, "row {i}: {} and {}", p.value(i), by_hand(a, b));
+    }
+    for i in 0..3 {
+        let alone = model.run(&rows().slice(i, 1)).unwrap();
+        assert_eq!(alone.column(0).as_primitive::<Float64Type>().value(0), p.value(i), "alone or in a batch");
+    }
+}
+
+#[test]
+fn equal_weights_are_equal_packages() {
+    assert_eq!(package(&weights()).digest().unwrap(), package(&weights()).digest().unwrap());
+}
+
+#[tokio::test]
+async fn a_package_survives_the_store() {
+    let store = MemoryStore::default();
+    let digest = package(&weights()).save(&store).await.unwrap();
+    let read = Package::load(&store, &digest).await.unwrap();
+    assert!(Runtimes::default().load(&read).is_ok());
+}
+
+#[test]
+fn a_safetensors_file_cut_short_is_named() {
+    let whole = package(&weights());
+    for keep in [0, 7, 100, whole.files()[WEIGHTS].len() - 1] {
+        let mut files = whole.files().clone();
+        files.insert(WEIGHTS.to_owned(), files[WEIGHTS].slice(..keep));
+        let error = Runtimes::default().load(&Package::from_files(files).unwrap()).unwrap_err();
+        assert!(matches!(&error, Error::InvalidModel { file, .. } if file == WEIGHTS), "{keep}: {error}");
+    }
+}
+
+#[test]
+fn weights_that_are_missing_or_misshapen_are_named() {
+    let mut missing = weights();
+    missing.remove("layers.1.bias");
+    let error = Runtimes::default().load(&package(&missing)).unwrap_err().to_string();
+    assert!(error.contains("layers.1.bias"), "{error}");
+    let mut misshapen = weights();
+    misshapen.insert("layers.1.bias".into(), Tensor::zeros(2, DType::F32, &Device::Cpu).unwrap());
+    let error = Runtimes::default().load(&package(&misshapen)).unwrap_err().to_string();
+    assert!(error.contains("layers.1.bias"), "{error}");
+}
+
+#[test]
+fn unknown_flavors_and_architectures_say_what_is_known() {
+    let error = Runtimes::none().load(&package(&weights())).unwrap_err().to_string();
+    assert!(error.contains("[candle]"), "{error}");
+    let builder = Package::builder(signature());
+    let unknown = add_to_package(builder, "transformer", &config(), &weights()).unwrap().build().unwrap();
+    let error = Runtimes::default().load(&unknown).unwrap_err().to_string();
+    assert!(error.contains("transformer") && error.contains("mlp"), "{error}");
+}
+
+#[derive(Debug)]
+struct Sum;
+
+impl Network for Sum {
+    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+        x.sum_keepdim(1)
+    }
+}
+
+impl Architecture for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn build(&self, _: &Value, _: VarBuilder<'_>) -> Result<Arc<dyn Network>, BoxError> {
+        Ok(Arc::new(Self))
+    }
+}
+
+#[test]
+fn a_users_own_architecture_is_loaded_by_name() {
+    let package =
+        add_to_package(Package::builder(signature()), "sum", &Value::Null, &weights()).unwrap().build().unwrap();
+    let runtimes = Runtimes::none().with(CandleRuntime::default().with(Sum));
+    let outputs = runtimes.load(&package).unwrap().run(&rows()).unwrap();
+    assert_eq!(outputs.column(0).as_primitive::<Float64Type>().value(0), 1e9 + 3.0);
+}
