@@ -77,7 +77,7 @@ impl Frame<'_> {
 }
 
 fn x_axis(ends: Ends, out: &mut String) {
-    let ticks = time_ticks(ends.0, ends.1, 8).into_iter().map(|(at, label)| (fraction(at, ends), label));
+    let ticks = time_ticks(ends.0, ends.1, 10).into_iter().map(|(at, label)| (fraction(at, ends), label));
     x_labels(ticks, out);
 }
 
@@ -448,35 +448,30 @@ impl Heatmap {
             push!(out, "<div class=\"row-name\" title=\"{name}\"><span>{name}</span></div>");
         }
         out.push_str("</div>");
-        let density = match columns {
-            0..=40 => "thick",
-            41..=160 => "",
-            _ => "dense",
-        };
         let height = rows * ROW_PX;
-        frame.plot(density, &format!(" style=\"height:{height}px\""), &self.describe(), out);
-        push!(out, "<rect class=\"frame\" width=\"{SIDE}\" height=\"{SIDE}\"/>");
+        frame.plot("", &format!(" style=\"height:{height}px\""), &self.describe(), out);
         let (width, tall) = (SIDE / columns as f64, SIDE / rows as f64);
+        let (wide, high_cell) = (width * if columns > 160 { 1.0 } else { 0.92 }, tall * 0.94);
+        let mut void = String::new();
         for (row, (_, values)) in self.rows.iter().enumerate() {
             for (column, value) in values.iter().enumerate() {
                 let (x, y) = (column as f64 * width, row as f64 * tall);
-                let shape = format!("x=\"{x:.2}\" y=\"{y:.2}\" width=\"{width:.2}\" height=\"{tall:.2}\"");
-                let class = match (value.is_finite(), self.is_hot(*value)) {
-                    (false, _) => continue,
-                    (true, true) => "hot",
-                    (true, false) => "cold",
-                };
-                push!(
-                    out,
-                    "<rect class=\"cell {class}\" {shape} fill-opacity=\"{:.3}\"/>",
-                    self.depth(*value, low, high)
-                );
+                if !value.is_finite() {
+                    push!(void, "M{x:.2} {:.2}L{:.2} {y:.2}", y + high_cell, x + wide);
+                    continue;
+                }
+                let class = if self.is_hot(*value) { "hot" } else { "cold" };
+                push!(out, "<rect class=\"cell {class}\" x=\"{x:.2}\" y=\"{y:.2}\" width=\"{wide:.2}\" ");
+                push!(out, "height=\"{high_cell:.2}\" fill-opacity=\"{:.3}\"/>", self.depth(*value, low, high));
             }
+        }
+        if !void.is_empty() {
+            push!(out, "<path class=\"void\" d=\"{void}\"/>");
         }
         out.push_str("</svg></div>");
         let nearest = |at: Timestamp| self.times.partition_point(|time| *time < at);
         let (first, last) = (self.times[0], self.times[columns - 1]);
-        let mut ticks: Vec<(f64, String)> = time_ticks(first, last, 8)
+        let mut ticks: Vec<(f64, String)> = time_ticks(first, last, 10)
             .into_iter()
             .map(|(at, label)| ((nearest(at) as f64 + 0.5) / columns as f64, label))
             .collect();
@@ -506,17 +501,20 @@ impl Heatmap {
         let text = |value: f64| escape(&self.format.text(value));
         out.push_str("<div class=\"ramp\" aria-hidden=\"true\">");
         let cold_end = self.alert_at.as_ref().map_or(high, |(alert_at, _)| *alert_at);
-        push!(out, "<span>{}</span><i class=\"cold-ramp\"></i><span>{}</span>", text(low), text(cold_end));
-        if let Some((_, label)) = &self.alert_at {
-            push!(
-                out,
-                "<i class=\"hot-ramp\"></i><span>{}</span><span>{}</span>",
-                text(high.max(cold_end)),
-                escape(label)
-            );
+        // Values beyond a scale that the caller has set have its last colour.
+        let more = if self.scale.is_some() { "≥ " } else { "" };
+        match &self.alert_at {
+            None => {
+                push!(out, "<span>{}</span><i class=\"cold-ramp\"></i><span>{more}{}</span>", text(low), text(high))
+            }
+            Some((_, label)) => {
+                push!(out, "<span>{}</span><i class=\"cold-ramp\"></i><span>{}</span>", text(low), text(cold_end));
+                push!(out, "<b>{}</b><span>{}</span>", escape(label), text(cold_end));
+                push!(out, "<i class=\"hot-ramp\"></i><span>{more}{}</span>", text(high.max(cold_end)));
+            }
         }
         let empty = self.rows.iter().any(|(_, values)| values.iter().any(|v| !v.is_finite()));
-        out.push_str(if empty { "<i class=\"void-ramp frame\"></i><span>no data</span>" } else { "" });
+        out.push_str(if empty { "<i class=\"void-ramp\"></i><span>no data</span>" } else { "" });
         out.push_str("</div>\n");
     }
 

@@ -508,13 +508,13 @@ fn table(headers: &[String], rows: &[Vec<String>], label: &str, out: &mut String
             cells.peek().is_some() && cells.all(|cell| is_number(cell))
         })
         .collect();
-    let class = |i: usize| if numeric[i] { " class=\"n\"" } else { "" };
     push!(out, "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{}\"><table>", escape(label));
     if !headers.is_empty() {
         out.push_str("<thead><tr>");
         for i in 0..width {
             let header = headers.get(i).map_or("", String::as_str);
-            push!(out, "<th scope=\"col\"{}>{}</th>", class(i), escape(header));
+            let class = if numeric[i] { " class=\"n\"" } else { "" };
+            push!(out, "<th scope=\"col\"{class}>{}</th>", escape(header));
         }
         out.push_str("</tr></thead>");
     }
@@ -527,7 +527,15 @@ fn table(headers: &[String], rows: &[Vec<String>], label: &str, out: &mut String
                 "pass" | "fail" | "inconclusive" | "info" | "warning" | "critical" => {
                     push!(out, "<td><span class=\"badge {cell}\">{cell}</span></td>");
                 }
-                _ => push!(out, "<td{}>{}</td>", class(i), escape(cell)),
+                _ => {
+                    let class = match cell.chars().count() {
+                        _ if numeric[i] => " class=\"n\"",
+                        0..=20 => " class=\"s\"",
+                        40.. => " class=\"t\"",
+                        _ => "",
+                    };
+                    push!(out, "<td{class}>{}</td>", escape(cell));
+                }
             }
         }
         out.push_str("</tr>");
