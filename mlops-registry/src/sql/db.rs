@@ -74,7 +74,8 @@ pub(super) async fn open(
 /// Under the write lock, so that of several processes that open a new file one migrates and the others find it done.
 async fn migrate(pool: &Pool) -> Result<(), sqlx::Error> {
     let mut tx = begin_write(pool).await?;
-    MIGRATIONS.run(&mut *tx).await?;
+    // `run` takes anything that gives a connection, and so loses that its future is `Send`.
+    MIGRATIONS.run_direct(None, &mut *tx, false).await?;
     tx.commit().await
 }
 

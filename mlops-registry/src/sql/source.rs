@@ -33,6 +33,9 @@ impl ModelSource for SqlRegistry {
             }
             Selector::Latest => {
                 let version = self.model(&name).await?.latest;
+                if version == 0 {
+                    return Err(mlops_core::Error::not_found("model version", format!("{name}/latest")));
+                }
                 let package = self.version(&name, version).await?.package;
                 Ok(ResolvedModel { name, version, revision: version, package })
             }
