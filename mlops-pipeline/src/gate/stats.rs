@@ -70,7 +70,7 @@ impl Paired {
 /// # Examples
 /// ```
 /// use mlops_pipeline::gate::stats::{Paired, paired_difference};
-/// let paired = Paired { both: 7, only_candidate: 1, only_champion: 7, neither: 6 };
+/// let paired = Paired { both: 1, only_candidate: 1, only_champion: 7, neither: 12 };
 /// let difference = paired_difference(&paired, 0.95)?;
 /// assert_eq!(difference.to_string(), "-0.286 [-0.517, -0.026] (n = 21)");
 /// # Ok::<(), mlops_pipeline::Error>(())
@@ -121,7 +121,7 @@ pub fn paired_difference(paired: &Paired, confidence: f64) -> Result<Estimate> {
 /// # Examples
 /// ```
 /// use mlops_pipeline::gate::stats::{Paired, mcnemar_exact};
-/// let paired = Paired { both: 7, only_candidate: 1, only_champion: 7, neither: 6 };
+/// let paired = Paired { both: 1, only_candidate: 1, only_champion: 7, neither: 12 };
 /// assert!((mcnemar_exact(&paired) - 0.0703125).abs() < 1e-12);
 /// ```
 #[must_use]

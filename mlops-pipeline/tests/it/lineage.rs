@@ -1,0 +1,88 @@
+use std::collections::BTreeSet;
+
+use mlops_core::lineage::{LineageStore, MemoryLineage, NodeKind, NodeRef};
+use mlops_core::store::MemoryStore;
+use mlops_core::{DatasetRef, Digest, RunId};
+use mlops_pipeline::{CodeIdentity, Pipeline, Runner};
+
+fn dataset(name: &str) -> DatasetRef {
+    DatasetRef { name: name.to_owned(), digest: Digest::of(name.as_bytes()) }
+}
+
+fn run_id(seed: &str) -> RunId {
+    RunId::derived("1997-01-01T00:00:00Z".parse().unwrap(), seed.as_bytes())
+}
+
+fn pipeline() -> Pipeline {
+    let mut p = Pipeline::builder("prices").code(CodeIdentity::declared("v1"));
+    let rate = p.value("rate", 0.5);
+    let rows = p.step("ingest", (), |ctx, ()| async move {
+        ctx.reads(&dataset("feed"));
+        ctx.writes(&dataset("prices"));
+        Ok(dataset("prices"))
+    });
+    p.step("train", (rows, rate), |ctx, (rows, rate)| async move {
+        ctx.reads(&rows);
+        Ok(rate)
+    });
+    p.build().unwrap()
+}
+
+#[tokio::test]
+async fn a_run_leads_back_to_its_datasets_and_code() {
+    let lineage = MemoryLineage::default();
+    let run = run_id("one");
+    pipeline().run(&Runner::new(MemoryStore::default()).run_id(run).lineage(lineage.clone())).await.unwrap();
+    let graph = lineage.upstream(&NodeRef::run(run), usize::MAX).await.unwrap();
+    let mut datasets: Vec<String> = graph.of_kind(NodeKind::Dataset).map(|n| n.node.id.clone()).collect();
+    datasets.sort();
+    assert_eq!(datasets.len(), 2);
+    assert!(datasets[0].starts_with("feed@") && datasets[1].starts_with("prices@"), "{datasets:?}");
+    let train = graph.nodes.iter().find(|n| n.node == NodeRef::step(run, "train")).unwrap();
+    assert_eq!(train.facts["code"], "declared:v1");
+    assert_eq!(train.facts["cached"], "false");
+    assert_eq!(train.facts["input.rate"], Digest::of(b"0.5").to_string());
+    let made = lineage.downstream(&NodeRef::dataset(&dataset("feed")), 2).await.unwrap();
+    assert!(made.nodes.iter().any(|n| n.node == NodeRef::dataset(&dataset("prices"))));
+}
+
+#[tokio::test]
+async fn a_cached_step_leaves_the_edges_it_left_first_and_says_who_computed_it() {
+    let (store, lineage) = (MemoryStore::default(), MemoryLineage::default());
+    let (one, two) = (run_id("one"), run_id("two"));
+    for run in [one, two] {
+        pipeline().run(&Runner::new(store.clone()).run_id(run).lineage(lineage.clone())).await.unwrap();
+    }
+    let (of_one, of_two) = (around(&lineage, one).await, around(&lineage, two).await);
+    let renamed = |edges: &BTreeSet<String>| -> BTreeSet<String> {
+        edges.iter().map(|e| e.replace(&one.to_string(), "run").replace(&two.to_string(), "run")).collect()
+    };
+    assert_eq!(renamed(&of_one), renamed(&of_two));
+    assert_eq!(of_two.len(), 6);
+    for step in ["ingest", "train"] {
+        let node = lineage.upstream(&NodeRef::step(two, step), 0).await.unwrap().nodes.remove(0);
+        assert_eq!(node.facts["cached"], "true");
+        assert_eq!(node.facts["computed_by"], one.to_string());
+    }
+}
+
+/// The edges at the run and at its steps.
+async fn around(lineage: &MemoryLineage, run: RunId) -> BTreeSet<String> {
+    let mut edges = BTreeSet::new();
+    for node in [NodeRef::run(run), NodeRef::step(run, "ingest"), NodeRef::step(run, "train")] {
+        let up = lineage.upstream(&node, 1).await.unwrap().edges;
+        let down = lineage.downstream(&node, 1).await.unwrap().edges;
+        edges.extend(up.into_iter().chain(down).map(|e| format!("{} -> {}", e.from, e.to)));
+    }
+    edges
+}
+
+#[tokio::test]
+async fn starting_a_run_again_leaves_the_same_graph() {
+    let (store, lineage) = (MemoryStore::default(), MemoryLineage::default());
+    let runner = Runner::new(store).run_id(run_id("one")).lineage(lineage.clone());
+    pipeline().run(&runner).await.unwrap();
+    let before = lineage.upstream(&NodeRef::run(run_id("one")), usize::MAX).await.unwrap();
+    pipeline().run(&runner).await.unwrap();
+    assert_eq!(lineage.upstream(&NodeRef::run(run_id("one")), usize::MAX).await.unwrap(), before);
+}
