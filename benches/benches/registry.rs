@@ -1,4 +1,5 @@
 //! `mlops-registry` on a SQLite file: what a training loop, a request path and a release cost.
+#![allow(clippy::unwrap_used, missing_docs)] // nothing to do but stop where the set-up fails
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use mlops_core::clock::from_micros;
