@@ -63,6 +63,7 @@ impl Error {
         Self::InvalidInput { what: what.into(), reason: reason.into() }
     }
 
+    #[cfg(feature = "alerts")]
     pub(crate) fn column(column: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Column { column: column.into(), reason: reason.into() }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+#[cfg(any(feature = "alerts", feature = "report"))]
 use mlops_core::Timestamp;
 
 /// The duration as a signed one, or the longest there is.
@@ -11,6 +12,7 @@ pub(crate) fn delta(duration: Duration) -> TimeDelta {
 }
 
 /// `at + duration`, or the end of the calendar.
+#[cfg(any(feature = "alerts", feature = "report"))]
 pub(crate) fn after(at: Timestamp, duration: Duration) -> Timestamp {
     at.checked_add_signed(delta(duration)).unwrap_or(Timestamp::MAX_UTC)
 }

@@ -218,15 +218,26 @@ pub enum ErrorDetector {
 }
 
 impl ErrorDetector {
-    /// ADWIN, DDM, and Page–Hinkley upwards, each with its default options.
+    /// ADWIN with its default options, DDM from 100 rows on and at four deviations, and Page–Hinkley upwards that
+    /// tolerates a rise by 0.03.
+    ///
+    /// The usual options of the last two are made for experiments of some thousand rows. False alarms in 40 simulated
+    /// years of half-hourly answers at a steady error rate, with the usual options and with these:
+    ///
+    /// | error rate | ADWIN | DDM | Page–Hinkley |
+    /// | --- | --- | --- | --- |
+    /// | 2 % | 0 | 143, now 17 | 0, now 0 |
+    /// | 10 % | 0 | 30, now 2 | 5, now 0 |
+    /// | 20 % | 1 | 8, now 1 | 13, now 0 |
+    /// | 40 % | 0 | 9, now 0 | 36, now 3 |
     ///
     /// # Errors
     /// None in practice: the defaults are in range.
     pub fn defaults() -> Result<Vec<Self>> {
         Ok(vec![
             Adwin::builder().build()?.into(),
-            Ddm::builder().build()?.into(),
-            PageHinkley::builder().direction(Direction::Up).build()?.into(),
+            Ddm::builder().min_rows(100).change_at(4.0).build()?.into(),
+            PageHinkley::builder().direction(Direction::Up).delta(0.03).build()?.into(),
         ])
     }
 

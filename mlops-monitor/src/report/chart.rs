@@ -353,7 +353,7 @@ impl LineChart {
         let mut text = format!("Lines over time, from {} to {}.", stamp(from), stamp(until));
         for series in &self.series {
             let finite = || series.points.iter().filter(|point| point.value.is_finite()).map(|point| point.value);
-            let Some(last) = finite().last() else { continue };
+            let Some(last) = finite().next_back() else { continue };
             let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
             let text_of = |value| self.format.text(value);
             push!(text, " {}: {} to {}, last {}.", series.name, text_of(low), text_of(high), text_of(last));

@@ -511,9 +511,9 @@ fn table(headers: &[String], rows: &[Vec<String>], label: &str, out: &mut String
     push!(out, "<div class=\"scroll\" role=\"region\" tabindex=\"0\" aria-label=\"{}\"><table>", escape(label));
     if !headers.is_empty() {
         out.push_str("<thead><tr>");
-        for i in 0..width {
+        for (i, numeric) in numeric.iter().enumerate() {
             let header = headers.get(i).map_or("", String::as_str);
-            let class = if numeric[i] { " class=\"n\"" } else { "" };
+            let class = if *numeric { " class=\"n\"" } else { "" };
             push!(out, "<th scope=\"col\"{class}>{}</th>", escape(header));
         }
         out.push_str("</tr></thead>");
@@ -521,7 +521,7 @@ fn table(headers: &[String], rows: &[Vec<String>], label: &str, out: &mut String
     out.push_str("<tbody>");
     for row in rows {
         out.push_str("<tr>");
-        for i in 0..width {
+        for (i, numeric) in numeric.iter().enumerate() {
             let cell = row.get(i).map_or("", String::as_str);
             match cell {
                 "pass" | "fail" | "inconclusive" | "info" | "warning" | "critical" => {
@@ -529,7 +529,7 @@ fn table(headers: &[String], rows: &[Vec<String>], label: &str, out: &mut String
                 }
                 _ => {
                     let class = match cell.chars().count() {
-                        _ if numeric[i] => " class=\"n\"",
+                        _ if *numeric => " class=\"n\"",
                         0..=20 => " class=\"s\"",
                         40.. => " class=\"t\"",
                         _ => "",

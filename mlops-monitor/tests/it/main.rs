@@ -2,6 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod golden;
+mod labels;
 mod properties;
+#[cfg(feature = "report")]
+mod report;
 mod simulation;
 mod streams;
+#[cfg(feature = "alerts")]
+mod watch;
