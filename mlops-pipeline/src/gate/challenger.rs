@@ -60,7 +60,7 @@ impl ChallengerGateBuilder {
     /// How much lower the candidate's accuracy may be, in [0, 1) (default 0).
     pub fn margin(mut self, margin: f64) -> Self {
         self.refuse_negative("margin", margin);
-        self.0.least = -margin;
+        self.0.least = 0.0 - margin; // not -margin, which would print no margin as -0
         self
     }
 

@@ -27,8 +27,7 @@ const MOST_SLICES: usize = 1_000;
 /// Inconclusive   else, and if no slice is large enough
 /// ```
 /// The summary names the worst slice. Slices smaller than `min_rows` are counted and named as inconclusive, and do not
-/// decide the verdict. Without correlation between slices nothing else is assumed; on the passing side the correction
-/// is stricter than it must be.
+/// decide the verdict. The correction holds however slices overlap; on the passing side it is stricter than it must be.
 ///
 /// ```
 /// use mlops_pipeline::gate::SliceGate;
@@ -110,7 +109,7 @@ impl SliceGateBuilder {
 
     /// How much lower the candidate's accuracy may be in a slice, in [0, 1) (default 0).
     pub fn margin(mut self, margin: f64) -> Self {
-        self.0.terms.least = -margin;
+        self.0.terms.least = 0.0 - margin; // not -margin, which would print no margin as -0
         self
     }
 
@@ -240,7 +239,12 @@ impl Gate for SliceGate {
         };
         let mut slices = BTreeMap::new();
         for slicing in &self.slicings {
-            slices.extend(slicing.slices(rows)?);
+            for (slice, members) in slicing.slices(rows)? {
+                if slices.contains_key(&slice) {
+                    return Err(invalid(&terms.name, format!("two slicings both have a slice {slice:?}; rename one")));
+                }
+                slices.insert(slice, members);
+            }
         }
         if slices.len() > MOST_SLICES {
             let reason = format!("there are {} slices, more than {MOST_SLICES}; use quantiles", slices.len());
@@ -288,7 +292,7 @@ impl SliceGate {
         };
         judged.sort_by(|a, b| rank(a).0.cmp(&rank(b).0).then(rank(a).1.total_cmp(&rank(b).1)));
         let (what, condition) = if has_champion {
-            ("accuracy_difference", format!("at most {} worse than the champion", -least))
+            ("accuracy_difference", format!("at most {} worse than the champion", 0.0 - least))
         } else {
             ("accuracy", format!("above an accuracy of {least}"))
         };

@@ -74,7 +74,9 @@ fn the_champion_itself_is_not_inferior_and_not_superior() {
     let subject = Subject::new().holdout(&rows, "label").candidate(&good).champion(Some(&good));
     let gate = |margin| ChallengerGate::builder("probability").margin(margin).build().unwrap();
     assert_eq!(gate(0.01).check(&subject).unwrap().verdict, Verdict::Pass);
-    assert_eq!(gate(0.0).check(&subject).unwrap().verdict, Verdict::Inconclusive);
+    let (verdict, text) = wanted(&gate(0.0), &subject);
+    assert_eq!(verdict, Verdict::Inconclusive);
+    assert!(text.contains("wanted > 0;"), "{text}");
     let gain = ChallengerGate::builder("probability").gain(0.05).build().unwrap();
     assert_eq!(gain.check(&subject).unwrap().verdict, Verdict::Fail);
 }
@@ -266,6 +268,15 @@ fn quantile_slices_cover_every_row_once() {
     }
     let sizes = |f: mlops_core::Finding| f.measurements.iter().map(|m| m.n.unwrap()).collect::<Vec<_>>();
     assert_eq!(sizes(gate("x").check(&subject).unwrap()), [100; 4]);
+}
+
+#[test]
+fn two_slicings_cannot_share_a_name() {
+    let (rows, good) = (holdout(500, 0.1), good());
+    let by = |rows: &RecordBatch| Ok(vec!["day-1".to_owned(); rows.num_rows()]);
+    let gate = SliceGate::builder("probability").values("day").by("day", by).build().unwrap();
+    let error = gate.check(&Subject::new().holdout(&rows, "label").candidate(&good)).unwrap_err().to_string();
+    assert!(error.contains(r#"both have a slice "day = day-1""#), "{error}");
 }
 
 #[test]
