@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float32Array, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type};
+use bytes::Bytes;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use mlops_core::package::PackageBuilder;
@@ -334,10 +335,19 @@ impl Architecture for MlpArchitecture {
     }
 }
 
-/// Adds the flavor `candle` and the weights to a package.
+/// Weights as the bytes of a safetensors file: equal weights, equal bytes.
 ///
 /// # Errors
-/// [`Error::InvalidModel`] if the configuration or the weights cannot be written.
+/// [`Error::InvalidModel`] if they cannot be written.
+pub fn to_safetensors(weights: &HashMap<String, Tensor>) -> Result<Bytes> {
+    let sorted: BTreeMap<&String, &Tensor> = weights.iter().collect();
+    Ok(safetensors::serialize(sorted, None).map_err(|e| invalid(WEIGHTS, e))?.into())
+}
+
+/// Adds the flavor `candle` and the weights, a safetensors file, to a package.
+///
+/// # Errors
+/// [`Error::InvalidModel`] if the configuration cannot be written as JSON.
 ///
 /// # Examples
 /// ```
@@ -345,7 +355,7 @@ impl Architecture for MlpArchitecture {
 /// # use candle_core::{Device, Tensor};
 /// # use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 /// use mlops_core::Package;
-/// use mlops_serve::runtime::candle::{MlpConfig, Output, add_to_package};
+/// use mlops_serve::runtime::candle::{MlpConfig, Output, add_to_package, to_safetensors};
 /// # let signature = Signature::new([ColumnSpec::new("x", ColumnType::Double)], [ColumnSpec::new("p", ColumnType::Double)])?;
 /// let config = MlpConfig { features: 1, hidden: vec![], outputs: 1, output: Output::Sigmoid };
 /// let weights = HashMap::from([
@@ -354,7 +364,8 @@ impl Architecture for MlpArchitecture {
 ///     ("layers.0.weight".to_owned(), Tensor::new(&[[2f32]], &Device::Cpu)?),
 ///     ("layers.0.bias".to_owned(), Tensor::new(&[0f32], &Device::Cpu)?),
 /// ]);
-/// let package = add_to_package(Package::builder(signature), "mlp", &config, &weights)?.build()?;
+/// let package = Package::builder(signature);
+/// let package = add_to_package(package, "mlp", &config, to_safetensors(&weights)?)?.build()?;
 /// let model = mlops_serve::runtime::Runtimes::default().load(&package)?;
 /// # let _ = model;
 /// # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
@@ -363,13 +374,10 @@ pub fn add_to_package(
     builder: PackageBuilder,
     architecture: &str,
     config: &impl Serialize,
-    weights: &HashMap<String, Tensor>,
+    weights: impl Into<Bytes>,
 ) -> Result<PackageBuilder> {
     let config = serde_json::to_value(config).map_err(|e| invalid("MLmodel", e))?;
     let flavor = Flavor { architecture: architecture.to_owned(), config, weights: weights_path() };
     let flavor = serde_json::to_value(flavor).map_err(|e| invalid("MLmodel", e))?;
-    // Sorted, so that equal weights are equal bytes.
-    let sorted: BTreeMap<&String, &Tensor> = weights.iter().collect();
-    let bytes = safetensors::serialize(sorted, None).map_err(|e| invalid(WEIGHTS, e))?;
-    Ok(builder.flavor("candle", flavor).file(WEIGHTS, bytes))
+    Ok(builder.flavor("candle", flavor).file(WEIGHTS, weights))
 }

@@ -35,7 +35,7 @@ async fn a_request_is_answered_and_captured() {
     let id = PredictionId::derived(from_micros(5), b"mine");
     let answer = deployment.predict(Request::new("k", rows(vec![3.0])).ids(vec![id])).await.unwrap();
     assert_eq!((first(&answer.outputs), answer.version, answer.ids[0]), (6.0, 2, id));
-    deployment.drain().await.unwrap();
+    deployment.drain().await;
     let found = log.find(id).await.unwrap().unwrap();
     assert_eq!((&*found.arm, found.version, found.at), ("champion", 2, from_micros(1_000_000)));
     assert_eq!((first(&found.inputs), first(&found.outputs), &*found.key), (3.0, 6.0, "k"));
@@ -50,7 +50,7 @@ async fn mirrored_arms_predict_too_and_never_answer() {
         let answer = deployment.predict(Request::new(format!("caller {i}"), rows(vec![1.0]))).await.unwrap();
         assert_eq!(first(&answer.outputs), answer.version as f64, "the arm that was chosen answered");
     }
-    deployment.drain().await.unwrap();
+    deployment.drain().await;
     let records = log.scan(from_micros(0), from_micros(i64::MAX / 2)).await.unwrap();
     let (shadows, answers): (Vec<_>, Vec<_>) = records.iter().partition(|r| &*r.arm == SHADOW);
     assert_eq!((shadows.len(), answers.len()), (50, 50));
@@ -148,7 +148,7 @@ async fn a_failing_shadow_is_counted_and_harmless() {
         for _ in 0..5 {
             assert!(deployment.predict(Request::new("k", rows(vec![1.0]))).await.is_ok());
         }
-        deployment.drain().await.unwrap();
+        deployment.drain().await;
         assert_eq!(deployment.health().shadow_failures, 5, "version {bad}");
     }
 }

@@ -9,7 +9,7 @@ use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 use mlops_core::store::MemoryStore;
 use mlops_core::{Package, PredictorExt};
 use mlops_serve::runtime::candle::{
-    Architecture, BoxError, CandleRuntime, MlpConfig, Network, Output, WEIGHTS, add_to_package,
+    Architecture, BoxError, CandleRuntime, MlpConfig, Network, Output, WEIGHTS, add_to_package, to_safetensors,
 };
 use mlops_serve::{Error, Runtimes};
 use serde_json::Value;
@@ -36,7 +36,10 @@ fn signature() -> Signature {
 }
 
 fn package(weights: &HashMap<String, Tensor>) -> Package {
-    add_to_package(Package::builder(signature()), "mlp", &config(), weights).unwrap().build().unwrap()
+    add_to_package(Package::builder(signature()), "mlp", &config(), to_safetensors(weights).unwrap())
+        .unwrap()
+        .build()
+        .unwrap()
 }
 
 fn rows() -> RecordBatch {
@@ -102,7 +105,10 @@ fn unknown_flavors_and_architectures_say_what_is_known() {
     let error = Runtimes::none().load(&package(&weights())).unwrap_err().to_string();
     assert!(error.contains("[candle]"), "{error}");
     let builder = Package::builder(signature());
-    let unknown = add_to_package(builder, "transformer", &config(), &weights()).unwrap().build().unwrap();
+    let unknown = add_to_package(builder, "transformer", &config(), to_safetensors(&weights()).unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
     let error = Runtimes::default().load(&unknown).unwrap_err().to_string();
     assert!(error.contains("transformer") && error.contains("mlp"), "{error}");
 }
@@ -129,7 +135,10 @@ impl Architecture for Sum {
 #[test]
 fn a_users_own_architecture_is_loaded_by_name() {
     let package =
-        add_to_package(Package::builder(signature()), "sum", &Value::Null, &weights()).unwrap().build().unwrap();
+        add_to_package(Package::builder(signature()), "sum", &Value::Null, to_safetensors(&weights()).unwrap())
+            .unwrap()
+            .build()
+            .unwrap();
     let runtimes = Runtimes::none().with(CandleRuntime::default().with(Sum));
     let outputs = runtimes.load(&package).unwrap().run(&rows()).unwrap();
     assert_eq!(outputs.column(0).as_primitive::<Float64Type>().value(0), 1e9 + 3.0);
