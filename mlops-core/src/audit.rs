@@ -179,6 +179,8 @@ pub fn verify_chain<'a>(entries: impl IntoIterator<Item = &'a AuditEntry>) -> Re
 ///
 /// # Contract
 /// - **Append-only.** There is no other way to change it; `append` returns once the entry is durable in that backend.
+/// - **Once.** An event that is equal in every field, its time included, to one in the log is that one: `append` gives
+///   its entry and adds none. So a call can be repeated when its answer was lost.
 /// - **Order.** `entries` yields ascending places without gaps; concurrent appends get distinct places.
 /// - **Clones** and pointers share one log.
 #[async_trait]
@@ -242,6 +244,9 @@ impl Display for MemoryAuditLog {
 impl AuditLog for MemoryAuditLog {
     async fn append(&self, event: AuditEvent) -> Result<AuditEntry> {
         let mut log = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = log.iter().find(|e| e.event == event) {
+            return Ok(known.clone());
+        }
         let previous = log.last().map_or(GENESIS, |e| e.digest);
         let entry = AuditEntry::seal(log.len() as u64 + 1, event, previous)?;
         log.push(entry.clone());

@@ -247,7 +247,7 @@ macro_rules! audit_log_conformance {
     ($suite:ident, $fresh:expr) => {
         $crate::__conformance!($suite, $fresh, audit_log;
             an_empty_log_verifies, entries_come_back_in_order, concurrent_appends_get_distinct_places,
-            everything_about_an_event_is_kept);
+            everything_about_an_event_is_kept, a_repeated_append_adds_nothing);
     };
 }
 
@@ -292,6 +292,15 @@ pub mod audit_log {
         let entry = log.append(event.clone()).await.unwrap();
         assert_eq!(log.entries(1, 1).await.unwrap(), std::slice::from_ref(&entry), "{log}");
         assert_eq!(entry.event, event, "{log}");
+    }
+
+    /// Contract: an event equal in every field is the one that is there.
+    pub async fn a_repeated_append_adds_nothing(log: &dyn AuditLog) {
+        let first = log.append(event(1)).await.unwrap();
+        log.append(event(2)).await.unwrap();
+        assert_eq!(log.append(event(1)).await.unwrap(), first, "{log}");
+        assert_eq!(log.append(event(1).because("another reason")).await.unwrap().seq, 3, "{log}");
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 3, "{log}");
     }
 }
 

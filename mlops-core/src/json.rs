@@ -98,3 +98,20 @@ pub mod lossless_f64 {
         }
     }
 }
+
+/// Serde for an optional pair of floats, each as in [`lossless_f64`].
+pub(crate) mod lossless_pair {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    struct Kept(#[serde(with = "super::lossless_f64")] f64);
+
+    pub(crate) fn serialize<S: Serializer>(value: &Option<(f64, f64)>, serializer: S) -> Result<S::Ok, S::Error> {
+        value.map(|(low, high)| (Kept(low), Kept(high))).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<(f64, f64)>, D::Error> {
+        let kept = Option::<(Kept, Kept)>::deserialize(deserializer)?;
+        Ok(kept.map(|(low, high)| (low.0, high.0)))
+    }
+}

@@ -74,7 +74,7 @@ pub struct Measurement {
     #[serde(with = "crate::json::lossless_f64")]
     pub value: f64,
     /// Lower and upper limit of the confidence interval, where there is one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::json::lossless_pair")]
     pub interval: Option<(f64, f64)>,
     /// Number of observations behind the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -25,6 +25,8 @@ CREATE TABLE audit_log (
     digest       TEXT   NOT NULL
 );
 
+CREATE INDEX audit_log_by_time ON audit_log (at);
+
 CREATE TABLE events (
     seq       BIGINT NOT NULL PRIMARY KEY,
     at        BIGINT NOT NULL,

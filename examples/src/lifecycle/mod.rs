@@ -123,8 +123,8 @@ impl Scale {
         } else {
             let start = 184 * DAY; // six months
             let planted = [start + 100 * DAY, start + 400 * DAY];
-            let (cool_down, canary) = (days(21), days(2));
-            Self { first: 0, start, end: rows, window: 120 * DAY, holdout: 14 * DAY, planted, cool_down, canary }
+            let (cool_down, canary) = (days(28), days(2));
+            Self { first: 0, start, end: rows, window: 184 * DAY, holdout: 14 * DAY, planted, cool_down, canary }
         }
     }
 }
@@ -415,7 +415,8 @@ impl Lifecycle {
         self.say(&promotion);
 
         let (_, profile) = self.package(&made.package).await?;
-        let policy = DriftPolicy::default().consecutive(2);
+        // One column that moves with the season is no news; three at once, two weeks running, are.
+        let policy = DriftPolicy::default().min_features(3).consecutive(2);
         let monitor = Monitor::builder(MODEL, profile)
             .version(version)
             .window(days(7))
@@ -425,6 +426,7 @@ impl Lifecycle {
             .build()?;
         let trigger = RetrainTrigger::builder()
             .min_severity(Severity::Warning)
+            .rules(["data_drift", "error_rate", "accuracy"])
             .cool_down(scale.cool_down)
             .min_labelled(if self.options.quick { 5 } else { 14 } * DAY as u64)
             .build()?;

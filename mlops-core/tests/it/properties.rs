@@ -48,9 +48,10 @@ proptest! {
 
     #[test]
     fn measurements_keep_every_float(value in any::<f64>()) {
-        let text = to_canonical(&Measurement::new("x", value)).unwrap();
+        let text = to_canonical(&Measurement::new("x", value).with_interval(value, f64::INFINITY)).unwrap();
         let read: Measurement = serde_json::from_str(&text).unwrap();
-        prop_assert!(read.value == value || (read.value.is_nan() && value.is_nan()));
+        let same = |a: f64| a == value || (a.is_nan() && value.is_nan());
+        prop_assert!(same(read.value) && same(read.interval.unwrap().0) && read.interval.unwrap().1 == f64::INFINITY);
     }
 
     #[test]

@@ -70,10 +70,32 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     Ok(entry)
 }
 
+/// The entry of an event that is equal in every field.
+async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>> {
+    let found: Option<Row> = sqlx::query_as(
+        "SELECT * FROM audit_log WHERE at = $1 AND actor = $2 AND action = $3 AND resource = $4 \
+         AND value_before = $5 AND value_after = $6 AND reason = $7 ORDER BY seq LIMIT 1",
+    )
+    .bind(event.at.timestamp_micros())
+    .bind(&event.actor)
+    .bind(&event.action)
+    .bind(&event.resource)
+    .bind(db::json(&event.before)?)
+    .bind(db::json(&event.after)?)
+    .bind(&event.reason)
+    .fetch_optional(conn)
+    .await
+    .during("read", "audit log")?;
+    found.map(Row::entry).transpose()
+}
+
 #[async_trait]
 impl AuditLog for SqlRegistry {
     async fn append(&self, event: AuditEvent) -> Result<AuditEntry> {
         let mut writing = self.write("append to audit log", &event.resource).await?;
+        if let Some(entry) = find(&mut writing.tx, &event).await? {
+            return Ok(entry);
+        }
         let entry = append(&mut writing.tx, event).await?;
         writing.commit().await?;
         Ok(entry)

@@ -267,6 +267,10 @@ impl MlpConfig {
 /// ```
 ///
 /// Mean and scale are weights like the others, so training and serving cannot differ in them.
+///
+/// [`Mlp::logits`] is Candle throughout, for training. Serving multiplies by itself, row by row in a fixed order: a row's
+/// answer is the same bits alone and in any batch, and a single row costs a microsecond. (On Linux, Candle 0.11 reads
+/// `/proc/cpuinfo` for each matrix product unless `RAYON_NUM_THREADS` is set; see `benches/RESULTS.md`.)
 #[derive(Debug)]
 pub struct Mlp {
     mean: Tensor,
@@ -310,13 +314,75 @@ impl Mlp {
     }
 }
 
-impl Network for Mlp {
+/// An [`Mlp`] with its weights laid out for serving.
+#[derive(Debug)]
+struct ServingMlp {
+    mean: Vec<f64>,
+    scale: Vec<f64>,
+    layers: Vec<Dense>,
+    output: Output,
+}
+
+/// `y = W x + b`, the weights stored by input so that the inner loop runs over outputs.
+#[derive(Debug)]
+struct Dense {
+    /// `[inputs, outputs]`, row-major.
+    by_input: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl ServingMlp {
+    fn new(mlp: &Mlp) -> candle_core::Result<Self> {
+        let dense = |(weight, bias): &(Tensor, Tensor)| {
+            Ok(Dense { by_input: weight.t()?.flatten_all()?.to_vec1()?, bias: bias.to_vec1()? })
+        };
+        let layers = mlp.layers.iter().map(dense).collect::<candle_core::Result<_>>()?;
+        Ok(Self { mean: mlp.mean.to_vec1()?, scale: mlp.scale.to_vec1()?, layers, output: mlp.output })
+    }
+}
+
+impl Network for ServingMlp {
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let logits = self.logits(x)?.to_dtype(DType::F64)?;
-        match self.output {
-            Output::Identity => Ok(logits),
-            Output::Sigmoid => candle_nn::ops::sigmoid(&logits),
-            Output::Softmax => candle_nn::ops::softmax(&logits, 1),
+        let (rows, columns) = x.dims2()?;
+        if columns != self.mean.len() {
+            candle_core::bail!("expected {} columns, got {columns}", self.mean.len());
+        }
+        let x: Vec<f64> = x.flatten_all()?.to_vec1()?;
+        let outputs = self.layers.last().map_or(0, |layer| layer.bias.len());
+        let mut y = Vec::with_capacity(rows * outputs);
+        let (mut h, mut next) = (Vec::new(), Vec::new());
+        for row in x.chunks_exact(columns.max(1)) {
+            h.clear();
+            h.extend(row.iter().zip(&self.mean).zip(&self.scale).map(|((x, mean), scale)| ((x - mean) / scale) as f32));
+            for (k, layer) in self.layers.iter().enumerate() {
+                next.clone_from(&layer.bias);
+                for (h, weights) in h.iter().zip(layer.by_input.chunks_exact(layer.bias.len().max(1))) {
+                    next.iter_mut().zip(weights).for_each(|(sum, w)| *sum += h * w);
+                }
+                if k + 1 < self.layers.len() {
+                    // Not `f32::max`, which would turn a NaN into 0.
+                    next.iter_mut().filter(|v| **v < 0.0).for_each(|v| *v = 0.0);
+                }
+                std::mem::swap(&mut h, &mut next);
+            }
+            self.output.read(&h, &mut y);
+        }
+        Tensor::from_vec(y, (rows, outputs), &Device::Cpu)
+    }
+}
+
+impl Output {
+    /// Appends what a row of logits says.
+    fn read(self, logits: &[f32], to: &mut Vec<f64>) {
+        let logits = logits.iter().map(|&z| f64::from(z));
+        match self {
+            Self::Identity => to.extend(logits),
+            Self::Sigmoid => to.extend(logits.map(|z| 1.0 / (1.0 + (-z).exp()))),
+            Self::Softmax => {
+                let most = logits.clone().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = logits.clone().map(|z| (z - most).exp()).sum();
+                to.extend(logits.map(|z| (z - most).exp() / sum));
+            }
         }
     }
 }
@@ -331,7 +397,7 @@ impl Architecture for MlpArchitecture {
 
     fn build(&self, config: &Value, weights: VarBuilder<'_>) -> Result<Arc<dyn Network>, BoxError> {
         let config = MlpConfig::deserialize(config)?;
-        Ok(Arc::new(Mlp::new(&config, &weights)?))
+        Ok(Arc::new(ServingMlp::new(&Mlp::new(&config, &weights)?)?))
     }
 }
 
