@@ -1,1 +1,1 @@
-//! x
+//! The benches are in `benches/`; what was seen is in `RESULTS.md`.

@@ -126,8 +126,8 @@ mod tests {
         assert_eq!(elec2.len(), 944 * DAY);
         let up = (0..elec2.len()).filter(|&i| elec2.label(i)).count();
         assert_eq!(up, 19_237, "42.45 % of the half hours");
-        let at = elec2.archive(0, elec2.len()).column(0).clone();
-        let at = at.as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
+        let rows = elec2.archive(0, elec2.len());
+        let at = rows.column(0).as_primitive::<arrow::datatypes::TimestampMicrosecondType>();
         for i in [0, 1, 17_000, elec2.len() - 1] {
             assert_eq!(elec2.time(i), from_micros(at.value(i)));
         }

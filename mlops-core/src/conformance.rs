@@ -137,6 +137,8 @@ pub mod artifact_store {
         assert_eq!(store.get_artifact(&digest).await.unwrap(), "weights", "{store}");
         store.put(&artifact_key(&digest), "weighty".into()).await.unwrap();
         assert!(matches!(store.get_artifact(&digest).await, Err(Error::Corrupt { .. })), "{store}");
+        store.put_artifact("weights".into()).await.unwrap();
+        assert_eq!(store.get_artifact(&digest).await.unwrap(), "weights", "{store}: writing them again mends them");
     }
 
     /// Writing equal bytes again gives the same digest and one object.

@@ -113,7 +113,13 @@ impl Measurement {
 }
 
 /// Four significant digits, without trailing zeros: enough to read, short enough to scan.
-fn short(value: f64) -> String {
+///
+/// ```
+/// use mlops_core::verdict::short;
+/// assert_eq!([short(0.23404299), short(812.0), short(-2.5e-7)], ["0.234", "812", "-0.00000025"]);
+/// ```
+#[must_use]
+pub fn short(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }

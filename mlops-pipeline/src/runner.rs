@@ -425,7 +425,12 @@ impl Session {
             }
         }
         edges.extend(used.reads.iter().map(|d| Edge::new(NodeRef::dataset(d), here.clone())));
-        edges.extend(used.writes.iter().map(|d| Edge::new(here.clone(), NodeRef::dataset(d))));
+        if computed_by == self.run {
+            edges.extend(used.writes.iter().map(|d| Edge::new(here.clone(), NodeRef::dataset(d))));
+        } else {
+            // The other run's step made what this one stands for: it, not this one, wrote the datasets.
+            edges.push(Edge::new(NodeRef::step(computed_by, &node.name), here.clone()));
+        }
         lineage.record(&[facts], &edges).await
     }
 }

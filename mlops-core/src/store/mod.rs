@@ -73,14 +73,20 @@ pub trait ArtifactStoreExt: ArtifactStore {
         async move { self.put_opts(key, data, PutMode::Overwrite).await }
     }
 
-    /// Writes `data` under its digest and returns that. Writing the same bytes again changes nothing.
+    /// Writes `data` under its digest and returns that. Writing the same bytes again changes nothing, unless those that
+    /// are there are damaged: then it mends them.
     fn put_artifact(&self, data: Bytes) -> impl Future<Output = Result<Digest>> + Send {
         async move {
             let digest = Digest::of(&data);
-            match self.put_opts(&artifact_key(&digest), data, PutMode::Create).await {
-                Ok(()) | Err(Error::AlreadyExists { .. }) => Ok(digest),
-                Err(error) => Err(error),
+            let key = artifact_key(&digest);
+            match self.put_opts(&key, data.clone(), PutMode::Create).await {
+                Err(Error::AlreadyExists { .. }) if self.get(&key).await? != data => {
+                    self.put_opts(&key, data, PutMode::Overwrite).await?;
+                }
+                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error),
             }
+            Ok(digest)
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::util::display::array_value_to_string;
+use mlops_core::verdict::short;
 use mlops_core::{Finding, Measurement, Verdict};
 use mlops_monitor::metrics::Estimate;
 
@@ -184,6 +185,9 @@ impl Slicing {
                     .collect();
                 ends.dedup();
                 ends.retain(|end| Some(end) != sorted.last());
+                // Short names, unless two bins would then share one.
+                let shortened: std::collections::BTreeSet<String> = ends.iter().map(|end| short(*end)).collect();
+                let told = |end: f64| if shortened.len() == ends.len() { short(end) } else { end.to_string() };
                 for (row, value) in values.iter().enumerate() {
                     let name = if value.is_nan() {
                         format!("{column} not a number")
@@ -191,9 +195,9 @@ impl Slicing {
                         let bin = ends.partition_point(|end| end < value);
                         match (bin.checked_sub(1).map(|b| ends[b]), ends.get(bin)) {
                             (None, None) => format!("{column} any"),
-                            (None, Some(high)) => format!("{column} <= {high}"),
-                            (Some(low), Some(high)) => format!("{low} < {column} <= {high}"),
-                            (Some(low), None) => format!("{column} > {low}"),
+                            (None, Some(&high)) => format!("{column} <= {}", told(high)),
+                            (Some(low), Some(&high)) => format!("{} < {column} <= {}", told(low), told(high)),
+                            (Some(low), None) => format!("{column} > {}", told(low)),
                         }
                     };
                     slices.entry(name).or_default().push(row);
