@@ -29,6 +29,6 @@ pub use self::id::{AlertId, ExperimentId, PredictionId, PromotionId, RolloutId, 
 pub use self::package::{DatasetRef, Package, Provenance};
 pub use self::predictor::{FnPredictor, Predictor, PredictorExt};
 pub use self::signature::Signature;
-pub use self::source::{ModelRef, ModelSource, ResolvedModel, Selector};
+pub use self::source::{ModelRef, ModelSource, ModelSourceExt, ResolvedModel, Selector};
 pub use self::store::{ArtifactStore, ArtifactStoreExt};
 pub use self::verdict::{Finding, Measurement, Verdict};

@@ -120,6 +120,16 @@ pub trait ModelSource: fmt::Debug + Send + Sync + 'static {
     async fn package(&self, model: &ResolvedModel) -> Result<Package>;
 }
 
+/// Conveniences for callers. Implemented for every source; never implement it by hand.
+pub trait ModelSourceExt: ModelSource {
+    /// The package that `wanted` points at now.
+    fn fetch(&self, wanted: &ModelRef) -> impl Future<Output = Result<Package>> + Send {
+        async move { self.package(&self.resolve(wanted).await?).await }
+    }
+}
+
+impl<S: ModelSource + ?Sized> ModelSourceExt for S {}
+
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl<S: ModelSource + ?Sized> ModelSource for Arc<S> {

@@ -447,7 +447,7 @@ impl Lifecycle {
             package: made.package,
             trained_until: scale.start,
             monitor,
-            alerter: Alerter::builder().cool_down(days(7)).build()?,
+            alerter: Alerter::builder().cool_down(scale.cool_down).build()?,
             trigger,
             trial: None,
             planted: 0,
@@ -578,6 +578,8 @@ impl Lifecycle {
                 let (_, profile) = self.package(&trial.package).await?;
                 deployment.apply(&people.controller, champion_only(version), &because).await?;
                 state.monitor.reset_for(version, profile, now)?;
+                // What was pending was said of the version that has just gone.
+                state.trigger.clear();
                 (state.champion, state.package, state.trained_until) = (version, trial.package, trial.trained_until);
                 self.end_trial(state, format!("champion after {}", evidence(state)), now);
             }

@@ -167,12 +167,15 @@ pub(crate) fn html(summary: &Summary, state: &State, start: Timestamp) -> String
             _ => Series::new(name, points.map(|(at, value, _)| (at, value))).baseline(),
         }
     };
-    let mut accuracy = LineChart::new("Accuracy by week")
+    let accuracy = LineChart::new("Accuracy by week")
         .caption("Each answer scored once, in order. The band is the 95 % Wilson interval of the first line.")
         .format(Format::Percent(1))
+        .series(series(0))
+        .series(series(1))
         .markers(markers);
+    let mut beside = LineChart::new("The same beside the baselines").format(Format::Percent(0));
     for i in 0..SERIES.len() {
-        accuracy = accuracy.series(series(i));
+        beside = beside.series(series(i));
     }
     let mut brier =
         LineChart::new("Brier score by week").caption("Mean squared error of the probability; lower is better.");
@@ -231,12 +234,13 @@ pub(crate) fn html(summary: &Summary, state: &State, start: Timestamp) -> String
             Figure::new("accuracy, first model frozen", percent(total[1].accuracy())),
             Figure::new("alerts", summary.alerts.len().to_string()),
             Figure::new("retrainings", summary.retrainings.to_string()),
-            Figure::new("stopped by a gate", stopped.to_string()),
-            Figure::new("rolled back", rolled_back.to_string()),
+            Figure::new("bad candidates", format!("{}", stopped + rolled_back))
+                .note(format!("{stopped} stopped by a gate, {rolled_back} rolled back")),
         ])
         .section("How good the answers were")
         .line_chart(accuracy)
         .line_chart(brier)
+        .line_chart(beside)
         .table(["", "accuracy", "95 % interval", "Brier score"], scores)
         .paragraph(
             "Labels come a day late, so the label of the half hour before is not known when an answer is given; the line \
@@ -244,12 +248,13 @@ pub(crate) fn html(summary: &Summary, state: &State, start: Timestamp) -> String
         )
         .section("What the monitor saw")
         .heatmap(drift)
-        .table(["when", "rule", "what"], summary.alerts.iter().map(|a| [day(a.at), a.rule.clone(), a.summary.clone()]))
         .section("Versions")
         .stacked_area(traffic)
         .table(HEADERS, summary.attempts.iter().map(Attempt::cells))
         .section("From the last prediction back to its origins")
         .paragraph(format!("The audit chain of {} entries was verified.", summary.audit_entries))
         .table(["trace"], summary.trace.lines().map(|line| [line.to_owned()]))
+        .section("Every alert")
+        .table(["when", "rule", "what"], summary.alerts.iter().map(|a| [day(a.at), a.rule.clone(), a.summary.clone()]))
         .render()
 }

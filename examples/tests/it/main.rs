@@ -3,4 +3,5 @@
 
 mod architecture;
 mod lifecycle;
+mod readme;
 mod stations;

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The second tier: what needs Python or a browser. Installs both by package name, checks what the main job wrote, and
+# makes the golden numbers again. Starts nothing that it does not stop.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+target="${CARGO_TARGET_DIR:-$PWD/target}"
+work="$target/integration"
+out="$work/lifecycle"
+mkdir -p "$work"
+
+step() {
+    echo "--- $*"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+step "the main job, a tenth of the stream"
+cargo run --locked --release --bin lifecycle -- --quick --out "$out" > "$work/lifecycle.txt" 2> "$work/lifecycle.log"
+
+step "Python packages"
+python3 -m venv "$work/python"
+"$work/python/bin/pip" install --quiet --disable-pip-version-check -r ci/requirements.txt
+python="$work/python/bin/python"
+
+step "what the main job wrote, read by Python"
+"$python" ci/read_back.py "$out"
+
+step "golden numbers, made again"
+"$python" ci/golden.py
+
+step "the report in a browser"
+if ! command -v chromium > /dev/null; then
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core > "$work/apt.log" 2>&1 || {
+        cat "$work/apt.log"
+        exit 1
+    }
+fi
+ci/browser.sh "$out/report.html" "$target/screenshots"
+
+step "integration tier passed"
