@@ -303,7 +303,8 @@ impl Display for Trace {
         writeln!(f, "  at {at} by {} v{}, arm {arm}, in {:?}", p.model, p.version, p.latency)?;
         for node in &self.origins.nodes {
             writeln!(f, "  from {}", node.node)?;
-            for (name, value) in &node.facts {
+            // A step's facts are for the cache; the graph has them.
+            for (name, value) in node.facts.iter().filter(|_| node.node.kind != NodeKind::Step) {
                 writeln!(f, "       {name}: {value}")?;
             }
         }
