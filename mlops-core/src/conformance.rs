@@ -221,7 +221,10 @@ pub mod dataset_store {
         let v1 = store.commit(NewDataset::new("d", [rows([1.; 3])]).source("a.csv").author("ana")).await.unwrap();
         let v2 = store.commit(NewDataset::new("d", [rows([2.; 3])]).parent(&v1)).await.unwrap();
         let read = store.version("d", &v2.digest).await.unwrap();
-        assert_eq!(read.parent, Some(v1.digest), "{store}");
+        assert_eq!(read.parent, Some(v1.reference()), "{store}");
+        let (node, edges) = read.lineage();
+        assert_eq!(node.facts["rows"], "3", "{store}");
+        assert_eq!(edges, [Edge::new(NodeRef::dataset(&v1.reference()), node.node)], "{store}");
         assert_eq!((&*v1.source, &*v1.author), ("a.csv", "ana"), "{store}");
     }
 

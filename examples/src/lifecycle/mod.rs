@@ -204,6 +204,11 @@ impl Screen {
         )
     }
 
+    /// Whether bars can be drawn.
+    fn has_bars(&self) -> bool {
+        self.0.as_ref().is_some_and(|bar| !bar.is_hidden())
+    }
+
     fn say(&self, at: Timestamp, text: impl fmt::Display) {
         let Some(bar) = &self.0 else { return };
         let line = format!("{}  {text}", at.format("%Y-%m-%d %H:%M"));
@@ -258,7 +263,7 @@ pub async fn run(options: Options) -> Result<Summary> {
     let log = ParquetInferenceLog::new(store.clone(), "inference/prices")?;
     let tap = Tap { log: log.clone(), seen: Arc::default() };
     let datasets = ParquetDatasets::new(store.clone());
-    let shop = Workshop { elec2, store: Arc::new(store), datasets, registry, clock, show: false };
+    let shop = Workshop { elec2, store: Arc::new(store), datasets, registry, clock };
     let screen = Screen::new(&options);
     let life = Lifecycle { options, scale, people: People::new(), shop, log, tap, screen };
     let state = match State::load(&life.options)? {
@@ -391,7 +396,8 @@ impl Lifecycle {
         let rows = (scale.first, scale.start);
         self.say(format_args!("training the first model on rows {}..{}", rows.0, rows.1));
         let (holdout, author) = (scale.holdout, people.ana.name.clone());
-        let job = Job { run, rows, holdout, params: self.params(0), champion: None, author };
+        let job =
+            Job { run, rows, holdout, params: self.params(0), champion: None, author, show: self.screen.has_bars() };
         let made = self.make(&people.ana, "first model", job).await?;
         self.say(&made.gates);
         if made.gates.verdict != Verdict::Pass {
@@ -640,7 +646,7 @@ impl Lifecycle {
         let run = RunId::derived(at, &self.named(format_args!("run {n}")));
         let rows = (labelled_until.saturating_sub(scale.window).max(scale.first), labelled_until);
         let author = people.pipeline.name.clone();
-        let job = Job { run, rows, holdout: scale.holdout, params, champion: Some(state.package), author };
+        let job = Job { run, rows, holdout: scale.holdout, params, champion: Some(state.package), author, show: false };
         let made = self.make(&people.pipeline, &format!("candidate {n}"), job).await?;
         let mut attempt = Attempt {
             at,

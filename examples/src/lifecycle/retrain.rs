@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use mlops_core::dataset::{DatasetStore, DatasetStoreExt, NewDataset, ParquetDatasets};
+use mlops_core::lineage::LineageStore;
 use mlops_core::package::{DatasetRef, Provenance, REFERENCE_PROFILE};
 use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 use mlops_core::{
@@ -12,7 +13,7 @@ use mlops_monitor::ReferenceProfile;
 use mlops_pipeline::gate::{
     ChallengerGate, ColumnRules, DataGate, GateSuite, LatencyGate, SliceGate, Subject, SuiteReport,
 };
-use mlops_pipeline::{CodeIdentity, Pipeline, RunReport, Runner};
+use mlops_pipeline::{CodeIdentity, Pipeline, RunReport, Runner, StepContext};
 use mlops_registry::SqlRegistry;
 use mlops_serve::Runtimes;
 use mlops_serve::runtime::candle::{MlpConfig, add_to_package, to_safetensors};
@@ -38,8 +39,6 @@ pub struct Workshop {
     pub registry: SqlRegistry,
     /// The time.
     pub clock: ManualClock,
-    /// Whether to show the steps as they run.
-    pub show: bool,
 }
 
 /// One model to make.
@@ -57,6 +56,8 @@ pub struct Job {
     pub champion: Option<Digest>,
     /// Who commits the data.
     pub author: String,
+    /// Whether to show the steps as they run.
+    pub show: bool,
 }
 
 /// What a job gave.
@@ -130,6 +131,20 @@ fn model_gates() -> Result<GateSuite> {
     Ok(GateSuite::new("before promotion").block(challenger).block(times_of_day.build()?).block(latency))
 }
 
+/// Commits rows and records where they came from.
+async fn keep(
+    ctx: &StepContext,
+    datasets: &ParquetDatasets,
+    lineage: &SqlRegistry,
+    new: NewDataset,
+) -> mlops_core::Result<DatasetRef> {
+    let version = datasets.commit(new).await?;
+    let (node, edges) = version.lineage();
+    lineage.record(&[node], &edges).await?;
+    ctx.writes(&version.reference());
+    Ok(version.reference())
+}
+
 async fn load(store: &dyn ArtifactStore, package: &Digest) -> Result<Arc<dyn Predictor>> {
     Ok(Runtimes::default().load(&Package::load(store, package).await?)?)
 }
@@ -148,15 +163,15 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
     let champion = p.value("champion", job.champion);
 
     let at = shop.clock.now();
-    let (elec2, datasets, author) = (Arc::clone(&shop.elec2), shop.datasets.clone(), job.author.clone());
+    let (elec2, author) = (Arc::clone(&shop.elec2), job.author.clone());
+    let (datasets, registry) = (shop.datasets.clone(), shop.registry.clone());
     let ingested = p.step("ingest", rows, move |ctx, (from, until)| {
-        let (rows, datasets, author) = (elec2.archive(from, until), datasets.clone(), author.clone());
+        let (rows, author) = (elec2.archive(from, until), author.clone());
+        let (datasets, registry) = (datasets.clone(), registry.clone());
         async move {
             let source = format!("elec2.parquet {} rows {from}..{until}", Elec2::digest());
             let new = NewDataset::new("elec2", [rows]).source(source).author(author).at(at);
-            let version = datasets.commit(new).await?.reference();
-            ctx.writes(&version);
-            Ok(version)
+            Ok(keep(&ctx, &datasets, &registry, new).await?)
         }
     });
 
@@ -172,23 +187,20 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
         }
     });
 
-    let (datasets, author) = (shop.datasets.clone(), job.author.clone());
+    let (datasets, registry, author) = (shop.datasets.clone(), shop.registry.clone(), job.author.clone());
     let parts = p.step("split", (ingested, held_out), move |ctx, (dataset, held_out): (DatasetRef, usize)| {
-        let (datasets, author) = (datasets.clone(), author.clone());
+        let (datasets, registry, author) = (datasets.clone(), registry.clone(), author.clone());
         async move {
             ctx.reads(&dataset);
             let whole = datasets.version(&dataset.name, &dataset.digest).await?;
             let rows = datasets.read_all(&whole).await?;
             let cut = rows.num_rows().saturating_sub(held_out);
-            let keep = async |name: &str, rows| {
-                let new =
-                    NewDataset::new(name, [rows]).parent(&whole).source(format!("{dataset}")).author(&author).at(at);
-                let version = datasets.commit(new).await?.reference();
-                ctx.writes(&version);
-                Ok::<_, mlops_core::Error>(version)
+            let part = |name: &str, rows| {
+                NewDataset::new(name, [rows]).parent(&whole).source(format!("{dataset}")).author(&author).at(at)
             };
-            let train = keep("elec2-train", rows.slice(0, cut)).await?;
-            let holdout = keep("elec2-holdout", rows.slice(cut, rows.num_rows() - cut)).await?;
+            let train = keep(&ctx, &datasets, &registry, part("elec2-train", rows.slice(0, cut))).await?;
+            let holdout = part("elec2-holdout", rows.slice(cut, rows.num_rows() - cut));
+            let holdout = keep(&ctx, &datasets, &registry, holdout).await?;
             Ok(Parts { train, holdout })
         }
     });
@@ -262,7 +274,7 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
     let pipeline = p.build()?;
     let mut runner = Runner::new(Arc::clone(&shop.store)).run_id(job.run).workers(2);
     runner = runner.lineage(shop.registry.clone()).clock(shop.clock.clone());
-    if shop.show {
+    if job.show {
         runner = runner.observer(mlops_pipeline::ConsoleObserver::new());
     }
     let run = pipeline.run(&runner).await?;

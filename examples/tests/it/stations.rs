@@ -46,7 +46,6 @@ async fn fixture() -> Fixture {
         datasets: ParquetDatasets::new(store.clone()),
         registry: registry.clone(),
         clock,
-        show: false,
     };
     let made = make(&shop, job(run)).await.unwrap();
     assert_eq!(made.gates.verdict, Verdict::Pass, "{}", made.gates);
@@ -68,7 +67,7 @@ fn job(run: RunId) -> Job {
         seed: 1,
         shuffle_labels: false,
     };
-    Job { run, rows: (0, 1_500), holdout: 400, params, champion: None, author: "ana".into() }
+    Job { run, rows: (0, 1_500), holdout: 400, params, champion: None, author: "ana".into(), show: false }
 }
 
 fn resolved(package: Digest) -> ResolvedModel {
@@ -191,7 +190,6 @@ async fn a_pipeline_stops_at_rows_that_do_not_pass() {
         datasets: ParquetDatasets::new(store),
         registry,
         clock: ManualClock::at(from_micros(0)),
-        show: false,
     };
     let few = Job { rows: (0, 100), holdout: 20, ..job(RunId::derived(from_micros(0), b"few")) };
     let error = make(&shop, few).await.unwrap_err();

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "datasets")]
 pub use self::parquet::ParquetDatasets;
 use crate::clock::from_micros;
+use crate::lineage::{Edge, Node, NodeRef};
 use crate::package::DatasetRef;
 use crate::{Digest, Error, Result, Timestamp};
 
@@ -70,9 +71,9 @@ pub struct DatasetVersion {
     pub rows: u64,
     /// Its files, in row order.
     pub files: Vec<DataFile>,
-    /// The version it was made from.
+    /// The version it was made from, of this dataset or another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub parent: Option<Digest>,
+    pub parent: Option<DatasetRef>,
     /// Where the rows came from, in the committer's words.
     pub source: String,
     /// When it was first committed.
@@ -88,13 +89,24 @@ impl DatasetVersion {
         DatasetRef { name: self.name.clone(), digest: self.digest }
     }
 
+    /// What lineage should know of it: its node, with rows, source and author, and the edge from its parent.
+    ///
+    /// Hand both to [`LineageStore::record`](crate::lineage::LineageStore::record).
+    #[must_use]
+    pub fn lineage(&self) -> (Node, Vec<Edge>) {
+        let here = NodeRef::dataset(&self.reference());
+        let edges = self.parent.iter().map(|parent| Edge::new(NodeRef::dataset(parent), here.clone())).collect();
+        let node = Node::new(here).fact("rows", self.rows).fact("source", &self.source).fact("author", &self.author);
+        (node, edges)
+    }
+
     /// The digest that such a version has.
     #[cfg(feature = "datasets")]
     fn digest_of(
         name: &str,
         columns: &[Column],
         files: &[DataFile],
-        parent: Option<Digest>,
+        parent: Option<&DatasetRef>,
         source: &str,
     ) -> Result<Digest> {
         Digest::of_json(&(name, columns, files, parent, source))
@@ -113,7 +125,7 @@ impl Display for DatasetVersion {
 pub struct NewDataset {
     name: String,
     batches: Vec<RecordBatch>,
-    parent: Option<Digest>,
+    parent: Option<DatasetRef>,
     source: String,
     author: String,
     at: Timestamp,
@@ -134,7 +146,7 @@ impl NewDataset {
 
     /// The version these rows were made from.
     pub fn parent(mut self, parent: &DatasetVersion) -> Self {
-        self.parent = Some(parent.digest);
+        self.parent = Some(parent.reference());
         self
     }
 

@@ -73,7 +73,7 @@ impl DatasetStore for ParquetDatasets {
         let bytes = data.len() as u64;
         let digest = self.store.put_artifact(data.into()).await?;
         let files = vec![DataFile { digest, bytes, rows }];
-        let digest = DatasetVersion::digest_of(&new.name, &columns, &files, new.parent, &new.source)?;
+        let digest = DatasetVersion::digest_of(&new.name, &columns, &files, new.parent.as_ref(), &new.source)?;
         let version = DatasetVersion {
             name: new.name,
             digest,
@@ -107,7 +107,7 @@ impl DatasetStore for ParquetDatasets {
             &version.name,
             &version.columns,
             &version.files,
-            version.parent,
+            version.parent.as_ref(),
             &version.source,
         )?;
         if found == *digest && version.digest == found {

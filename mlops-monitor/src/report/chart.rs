@@ -64,7 +64,7 @@ impl Frame<'_> {
         let all = rows.len();
         let every = all.div_ceil(TABLE_ROWS).max(1);
         let rows: Vec<Vec<String>> = rows.iter().step_by(every).cloned().collect();
-        let what = if every > 1 { format!("Numbers (every {every}th of {all} rows)") } else { "Numbers".to_owned() };
+        let what = if every > 1 { format!("Numbers (one in {every} of {all} rows)") } else { "Numbers".to_owned() };
         push!(out, "<details><summary>{what}</summary>");
         table(headers, &rows, &format!("{}: numbers", self.title), out);
         push!(out, "</details>\n<script type=\"application/json\">{}</script>\n</figure>\n", script_json(data));

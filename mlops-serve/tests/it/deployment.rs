@@ -64,29 +64,32 @@ async fn mirrored_arms_predict_too_and_never_answer() {
 async fn no_request_is_dropped_while_versions_are_swapped() {
     let deployment = Deployment::builder("d", models()).start(only(1)).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
+    let answered: Arc<[AtomicUsize; 4]> = Arc::default();
     let callers: Vec<_> = (0..4)
-        .map(|_| {
-            let (deployment, stop) = (deployment.clone(), Arc::clone(&stop));
+        .map(|caller| {
+            let (deployment, stop, answered) = (deployment.clone(), Arc::clone(&stop), Arc::clone(&answered));
             tokio::spawn(async move {
-                let mut answered = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let answer = deployment.predict(Request::new("k", rows(vec![1.0]))).await.unwrap();
                     assert_eq!(first(&answer.outputs), answer.version as f64);
-                    answered += 1;
+                    answered[caller].fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                 }
-                answered
             })
         })
         .collect();
-    for round in 0..200 {
-        deployment.apply(&dora(), only(1 + round % 2), "swap").await.unwrap();
+    let mut swaps = 0;
+    let busy = || answered.iter().all(|n| n.load(Ordering::Relaxed) >= 50);
+    while (swaps < 200 || !busy()) && callers.iter().all(|caller| !caller.is_finished()) {
+        swaps += 1;
+        assert!(deployment.apply(&dora(), only(1 + swaps % 2), "swap").await.unwrap());
         tokio::task::yield_now().await;
     }
     stop.store(true, Ordering::Relaxed);
     for caller in callers {
-        assert!(caller.await.unwrap() > 0);
+        caller.await.unwrap();
     }
+    assert!(busy() && swaps >= 200);
 }
 
 #[tokio::test]
