@@ -434,6 +434,22 @@ fn paired_evidence(ones: u64, halves: u64, zeros: u64, mean0: f64) -> EValue {
     mixture(&logs)
 }
 
+/// Evidence that a share is below `mean0`, from `ones` of `n` rows: that of a [`BettingTest`] fed the same rows in any
+/// order, because its bets are constant.
+#[cfg(feature = "alerts")]
+pub(crate) fn share_below(ones: u64, n: u64, mean0: f64) -> EValue {
+    paired_evidence(n.saturating_sub(ones), 0, ones.min(n), 1.0 - mean0)
+}
+
+/// A share with the means that the evidence on neither side rejects at `alpha`; needs a row.
+#[cfg(feature = "alerts")]
+pub(crate) fn share(ones: u64, n: u64, alpha: f64) -> Estimate {
+    let zeros = n.saturating_sub(ones);
+    let value = ones as f64 / n as f64;
+    let (low, high) = (lowest_mean(ones, 0, zeros, alpha), 1.0 - lowest_mean(zeros, 0, ones, alpha));
+    Estimate::new(value, low.min(value), high.max(value), n)
+}
+
 /// The largest mean that the evidence for a larger one rejects at `alpha`, 0 if it rejects none.
 ///
 /// Every factor falls as the mean tested against rises, so the rejected means are those below one point.
@@ -448,4 +464,22 @@ fn lowest_mean(ones: u64, halves: u64, zeros: u64, alpha: f64) -> f64 {
         }
     }
     rejected
+}
+
+#[cfg(all(test, feature = "alerts"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_tested_as_if_row_by_row() {
+        let mut test = BettingTest::new(0.85).unwrap();
+        for i in 0..300_u64 {
+            test.update(if i % 3 == 0 { 0.0 } else { 1.0 }).unwrap();
+            let right = i + 1 - (i / 3 + 1);
+            let (got, wanted) = (share_below(right, i + 1, 0.85), test.evidence_below());
+            assert!((got.log() - wanted.log()).abs() < 1e-9, "{i}: {got} {wanted}");
+            let high = share(right, i + 1, 0.001).high;
+            assert_eq!(high < 0.85, got.rejects(0.001), "{i}: the interval and the test agree");
+        }
+    }
 }
