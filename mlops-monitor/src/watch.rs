@@ -829,14 +829,21 @@ impl Monitor {
     /// Goes over to another version and its profile at `at`: closes the open windows early, and starts the error
     /// detectors afresh on predictions made from `at` on. Labels for earlier ones still count for their windows.
     ///
+    /// An open window that starts at `at` or later is dropped, and its rows count as answered by another version: a row
+    /// of the old version that is ahead of its time must not keep the new one's rows out.
+    ///
     /// # Errors
     /// [`Error::Column`] if the profile lacks the score column, [`Error::ShapeMismatch`] if a stored state does not fit
     /// its profile; the monitor is then as before the call.
     pub fn reset_for(&mut self, version: u64, profile: ReferenceProfile, at: Timestamp) -> Result<()> {
         score_profile(&profile, &self.score_column)?;
-        while let Some((from, window)) = self.open.first_key_value() {
-            let (from, until) = (*from, if *from < at { window.until.min(at) } else { window.until });
+        while let Some((from, window)) = self.open.first_key_value().filter(|(from, _)| **from < at) {
+            let (from, until) = (*from, window.until.min(at));
             self.close(from, until)?;
+        }
+        for window in std::mem::take(&mut self.open).into_values() {
+            self.stats.rows = self.stats.rows.saturating_sub(window.rows);
+            self.stats.other_version += window.rows;
         }
         self.closed_until = Some(self.closed_until.map_or(at, |closed| closed.max(at)));
         self.since = Some(at);

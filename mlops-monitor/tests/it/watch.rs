@@ -321,6 +321,34 @@ fn a_new_version_starts_afresh_and_the_old_ones_labels_stay_its_own() {
 }
 
 #[test]
+fn a_new_version_is_watched_from_a_window_start_and_past_a_row_from_the_future() {
+    let week = 7 * 24;
+    let takes_over = |stray: i64| {
+        let mut monitor = Monitor::builder("elec2", profile(1)).version(1).build().unwrap();
+        monitor.observe(&record(1, hours(1), &[1], &[[0.5; 3]], &[0.9])).unwrap();
+        monitor.observe(&record(1, hours(stray), &[2], &[[0.5; 3]], &[0.9])).unwrap();
+        monitor.reset_for(2, profile(2), hours(week)).unwrap();
+        monitor.observe(&record(2, hours(week), &[3], &[[0.5; 3]], &[0.9])).unwrap();
+        monitor.observe(&record(2, hours(2 * week - 1), &[4], &[[0.5; 3]], &[0.9])).unwrap();
+        for n in 2..5 {
+            monitor.label(id(n), true, hours(2 * week)).unwrap();
+        }
+        let restored: Monitor = serde_json::from_str(&serde_json::to_string(&monitor).unwrap()).unwrap();
+        assert_eq!(restored, monitor);
+        monitor.advance(hours(2 * week)).unwrap();
+        let stats = monitor.stats();
+        assert_eq!((stats.rows, stats.late, stats.other_version), (3, 0, 1), "{stats:?}");
+        let seen = |r: &mlops_monitor::WindowReport| (r.version, r.from, r.until, r.rows, r.performance().n());
+        let reports: Vec<_> = monitor.reports().map(seen).collect();
+        let new = (Some(2), hours(week), hours(2 * week), 2, 2);
+        assert_eq!(reports, [(Some(1), hours(0), hours(week), 1, 0), new]);
+    };
+    takes_over(week); // the old version's answer at the very time
+    takes_over(week + 30);
+    takes_over(200 * 365 * 24);
+}
+
+#[test]
 fn a_killed_monitor_goes_on_as_if_nothing_had_happened() {
     let drifting = |n: u64, row: &mut [f64; 3], wrong: bool| {
         row[0] += if n > 900 { 0.5 } else { 0.0 };
