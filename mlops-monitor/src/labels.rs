@@ -108,6 +108,12 @@ pub struct Forgotten {
     pub version: Option<u64>,
 }
 
+impl Forgotten {
+    fn waited(&self) -> bool {
+        self.label.is_none() && self.score.is_finite()
+    }
+}
+
 /// Counts since the joiner was made.
 ///
 /// `predicted = pending + labelled + expired + evicted` at all times.
@@ -310,7 +316,8 @@ impl Row {
     }
 }
 
-type StoredRow = (PredictionId, Timestamp, f64, Option<u64>, Option<(f64, Timestamp)>);
+/// A row that is remembered without a score has none here: NaN has no JSON form.
+type StoredRow = (PredictionId, Timestamp, Option<f64>, Option<u64>, Option<(f64, Timestamp)>);
 
 /// What is stored: the indexes are made again.
 #[derive(Serialize, Deserialize)]
@@ -325,7 +332,11 @@ struct Stored {
 impl From<LabelJoiner> for Stored {
     fn from(joiner: LabelJoiner) -> Self {
         let LabelJoiner { horizon, capacity, stats, delays, rows, .. } = joiner;
-        let rows = rows.into_iter().map(|((at, id), row)| (id, at, row.score, row.version, row.label)).collect();
+        let rows = rows.into_iter().map(|((at, id), row)| {
+            let score = row.score.is_finite().then_some(row.score);
+            (id, at, score, row.version, row.label)
+        });
+        let rows = rows.collect();
         Self { horizon, capacity, stats, delays, rows }
     }
 }
@@ -337,14 +348,16 @@ impl TryFrom<Stored> for LabelJoiner {
         let builder = LabelJoinerBuilder { horizon: stored.horizon, capacity: stored.capacity };
         let mut joiner = builder.build()?;
         for (id, at, score, version, label) in stored.rows {
-            check_finite("score", score)?;
+            if let Some(score) = score {
+                check_finite("score", score)?;
+            }
             if joiner.times.insert(id, at).is_some() {
                 return Err(Error::invalid("rows", format!("prediction {id} is there twice")));
             }
-            if label.is_none() {
+            if label.is_none() && score.is_some() {
                 joiner.pending.insert((at, id));
             }
-            joiner.rows.insert((at, id), Row { score, version, label });
+            joiner.rows.insert((at, id), Row { score: score.unwrap_or(f64::NAN), version, label });
         }
         joiner.stats = LabelStats { pending: joiner.pending.len() as u64, ..stored.stats };
         joiner.delays = stored.delays;
@@ -380,16 +393,26 @@ impl LabelJoiner {
             self.stats.repeated += 1;
             return Ok(Accepted { new: false, forgotten: None });
         }
-        let forgotten = if self.rows.len() >= self.capacity { self.forget_oldest() } else { None };
-        if forgotten.as_ref().is_some_and(|row| row.label.is_none()) {
-            self.stats.evicted += 1;
-        }
+        let forgotten = self.make_room();
         self.times.insert(id, at);
         self.pending.insert((at, id));
         self.rows.insert((at, id), Row { score, version, label: None });
         self.stats.predicted += 1;
         self.stats.pending += 1;
         Ok(Accepted { new: true, forgotten })
+    }
+
+    /// Remembers an id whose prediction has no score, until the horizon or the capacity forgets it: such a row waits for no
+    /// label, and is counted nowhere.
+    #[cfg(feature = "alerts")]
+    pub(crate) fn remember(&mut self, version: u64, id: PredictionId, at: Timestamp) -> Option<Forgotten> {
+        if self.times.contains_key(&id) {
+            return None;
+        }
+        let forgotten = self.make_room();
+        self.times.insert(id, at);
+        self.rows.insert((at, id), Row { score: f64::NAN, version: Some(version), label: None });
+        forgotten
     }
 
     /// Joins a label that came at `at`: a number, or a `bool` for two classes.
@@ -399,12 +422,13 @@ impl LabelJoiner {
     pub fn label(&mut self, id: PredictionId, label: impl Into<f64>, at: Timestamp) -> Result<LabelOutcome> {
         let label = label.into();
         check_finite("label", label)?;
-        let Some(predicted_at) = self.times.get(&id).copied() else {
+        let key = self.times.get(&id).map(|predicted_at| (*predicted_at, id));
+        let row = key.and_then(|key| self.rows.get_mut(&key)).filter(|row| row.score.is_finite());
+        let (Some(key), Some(row)) = (key, row) else {
             self.stats.unknown += 1;
             return Ok(LabelOutcome::Unknown);
         };
-        let key = (predicted_at, id);
-        let row = self.rows.entry(key).or_insert(Row { score: f64::NAN, version: None, label: None });
+        let predicted_at = key.0;
         let previous = row.label.map(|(label, _)| label);
         if previous == Some(label) {
             self.stats.duplicate += 1;
@@ -430,10 +454,18 @@ impl LabelJoiner {
         let mut forgotten = Vec::new();
         while self.rows.first_key_value().is_some_and(|((at, _), _)| *at < until) {
             let Some(row) = self.forget_oldest() else { break };
-            if row.label.is_none() {
+            if row.waited() {
                 self.stats.expired += 1;
             }
             forgotten.push(row);
+        }
+        forgotten
+    }
+
+    fn make_room(&mut self) -> Option<Forgotten> {
+        let forgotten = if self.rows.len() >= self.capacity { self.forget_oldest() } else { None };
+        if forgotten.as_ref().is_some_and(Forgotten::waited) {
+            self.stats.evicted += 1;
         }
         forgotten
     }

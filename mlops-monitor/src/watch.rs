@@ -51,7 +51,8 @@
 //! - **Given answers only.** Shadow answers and other models' records are counted and otherwise ignored.
 //! - **One version.** A monitor that knows its version counts the answers of others (a canary's) and leaves them out;
 //!   their labels join, and go no further. Put a monitor of its own beside it for a canary.
-//! - **Each prediction once.** A prediction id that is known already is counted as repeated and left out.
+//! - **Each prediction once.** A prediction id that is known already, with a usable score or without, is counted as
+//!   repeated and left out. It is known until the label horizon or the joiner's capacity forgets it.
 //! - **Missing values** are counted in every score and never make mass; a row without a usable score counts for the
 //!   features only.
 //! - **Restart.** The whole state is serde data: stored after any call and loaded again the monitor goes on identically,
@@ -613,6 +614,9 @@ impl Sample {
     fn add(&mut self, id: PredictionId, most: usize, row: impl FnOnce() -> Vec<f64>) {
         let (high, low) = id.as_uuid().as_u64_pair();
         let key = (scramble(scramble(high) ^ low), id);
+        if self.0.contains_key(&key) {
+            return;
+        }
         if self.0.len() >= most {
             if self.0.last_key_value().is_some_and(|(last, _)| *last <= key) {
                 return;
@@ -693,7 +697,7 @@ impl Monitor {
         }
     }
 
-    /// Takes in one answered request.
+    /// Takes in one answered request. Of another version's, only the score column is read, if there is one.
     ///
     /// # Errors
     /// [`Error::Column`] naming a profiled column that is missing or holds no numbers; [`Error::ShapeMismatch`] if ids,
@@ -711,6 +715,13 @@ impl Monitor {
             return Ok(());
         }
         let score_profile = score_profile(&self.profile, &self.score_column)?;
+        if self.version.is_some_and(|version| version != record.version) {
+            // Another version may have other columns; its labels join if it has the score.
+            let scores = column(&record.outputs, &self.score_column).unwrap_or_else(|_| vec![f64::NAN; rows]);
+            let (taken, forgotten) = Self::take_rows(&mut self.labels, &mut self.stats, record, &scores)?;
+            self.stats.other_version += taken.len() as u64;
+            return forgotten.iter().try_for_each(|row| self.note_forgotten(row));
+        }
         let profiles = self.profile.inputs().iter().map(|p| (p, &record.inputs));
         let profiles: Vec<_> = profiles.chain([(score_profile, &record.outputs)]).collect();
         let mut columns = Vec::with_capacity(profiles.len());
@@ -718,26 +729,10 @@ impl Monitor {
             columns.push(column(batch, profile.name())?);
         }
         let (from, until) = self.window_at(record.at)?;
-        let scores = &columns[columns.len() - 1];
-
-        let mut taken = Vec::with_capacity(rows);
-        let mut forgotten = Vec::new();
-        for (row, (id, score)) in record.ids.iter().zip(scores).enumerate() {
-            if self.labels.knows(*id) {
-                self.stats.repeated += 1;
-                continue;
-            }
-            taken.push(row);
-            if (0.0..=1.0).contains(score) {
-                forgotten.extend(self.labels.predicted_by(record.version, *id, record.at, *score)?.forgotten);
-            } else {
-                self.stats.without_score += 1;
-            }
-        }
+        let (taken, forgotten) =
+            Self::take_rows(&mut self.labels, &mut self.stats, record, &columns[columns.len() - 1])?;
         let new = taken.len() as u64;
-        if self.version.is_some_and(|version| version != record.version) {
-            self.stats.other_version += new;
-        } else if self.closed_until.is_some_and(|closed| record.at < closed) {
+        if self.closed_until.is_some_and(|closed| record.at < closed) {
             self.stats.late += new;
         } else if self.open.len() >= MAX_OPEN_WINDOWS && !self.open.contains_key(&from) {
             self.stats.refused += new;
@@ -768,6 +763,31 @@ impl Monitor {
             self.note_forgotten(&row)?;
         }
         Ok(())
+    }
+
+    /// The rows of a record whose ids are new, and the predictions that had to make room for them.
+    fn take_rows(
+        labels: &mut LabelJoiner,
+        stats: &mut MonitorStats,
+        record: &InferenceRecord,
+        scores: &[f64],
+    ) -> Result<(Vec<usize>, Vec<crate::labels::Forgotten>)> {
+        let mut taken = Vec::with_capacity(scores.len());
+        let mut forgotten = Vec::new();
+        for (row, (id, score)) in record.ids.iter().zip(scores).enumerate() {
+            if labels.knows(*id) {
+                stats.repeated += 1;
+                continue;
+            }
+            taken.push(row);
+            if (0.0..=1.0).contains(score) {
+                forgotten.extend(labels.predicted_by(record.version, *id, record.at, *score)?.forgotten);
+            } else {
+                stats.without_score += 1;
+                forgotten.extend(labels.remember(record.version, *id, record.at));
+            }
+        }
+        Ok((taken, forgotten))
     }
 
     /// Joins a label (`bool`, or 0 and 1) that came at `at` to its prediction, judges the answer, and feeds the error

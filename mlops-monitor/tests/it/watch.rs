@@ -282,6 +282,49 @@ fn shadows_other_models_other_versions_and_repeats_are_left_out() {
 }
 
 #[test]
+fn another_version_may_have_other_columns() {
+    let mut monitor = Monitor::builder("elec2", profile(1)).version(1).build().unwrap();
+    let canary = record(2, hours(1), &[1], &[[0.5; 3]], &[0.9]);
+    monitor.observe(&InferenceRecord { inputs: floats(["price"], &[[0.5]]), ..canary.clone() }).unwrap();
+    assert!(matches!(monitor.label(id(1), true, hours(2)).unwrap(), LabelOutcome::Joined(_)));
+    let renamed = InferenceRecord { ids: vec![id(2)], outputs: floats(["p"], &[[0.5]]), ..canary };
+    monitor.observe(&renamed).unwrap();
+    assert_eq!(monitor.label(id(2), true, hours(2)).unwrap(), LabelOutcome::Unknown);
+    let stats = monitor.stats();
+    assert_eq!((stats.rows, stats.other_version, stats.without_score), (0, 2, 1));
+}
+
+#[test]
+fn a_record_read_again_counts_once_whatever_its_scores() {
+    let mut monitor = Monitor::builder("elec2", profile(1)).sample_rows(2).build().unwrap();
+    let scores = [0.9, f64::NAN, 1.5, f64::INFINITY];
+    let again = record(1, hours(1), &[1, 2, 3, 4], &[[0.5; 3]; 4], &scores);
+    monitor.observe(&again).unwrap();
+    let mut restored: Monitor = serde_json::from_str(&serde_json::to_string(&monitor).unwrap()).unwrap();
+    for monitor in [&mut monitor, &mut restored] {
+        monitor.observe(&again).unwrap();
+        assert_eq!((monitor.stats().rows, monitor.stats().repeated, monitor.stats().without_score), (4, 4, 3));
+        assert_eq!((monitor.label_stats().predicted, monitor.label_stats().pending), (1, 1));
+        assert_eq!(monitor.label(id(3), true, hours(2)).unwrap(), LabelOutcome::Unknown);
+        monitor.advance(hours(60 * 24)).unwrap();
+        assert_eq!((monitor.label_stats().expired, monitor.label_watermark()), (1, None));
+        assert_eq!(monitor.reports().next().unwrap().rows, 4);
+    }
+    assert_eq!(serde_json::to_string(&monitor).unwrap(), serde_json::to_string(&restored).unwrap());
+}
+
+#[test]
+fn a_row_seen_again_after_the_joiner_forgot_it_pushes_no_other_out_of_the_sample() {
+    let labels = LabelJoiner::builder().capacity(1);
+    let mut monitor = Monitor::builder("elec2", profile(1)).sample_rows(2).labels(labels).build().unwrap();
+    for n in [1, 2, 1, 2, 1] {
+        monitor.observe(&record(1, hours(1), &[n], &[[0.5; 3]], &[0.9])).unwrap();
+    }
+    monitor.advance(hours(7 * 24)).unwrap();
+    assert_eq!(monitor.reports().next().unwrap().features[0].ks.n_live, 2);
+}
+
+#[test]
 fn late_rows_miss_their_window_but_their_labels_count() {
     let lateness = Duration::from_secs(3_600);
     let mut monitor = Monitor::builder("elec2", profile(1)).lateness(lateness).build().unwrap();
