@@ -55,7 +55,8 @@ pub enum Decision {
         /// The earliest time at which it may no longer do so, where time alone decides.
         not_before: Option<Timestamp>,
     },
-    /// The alert is none that retraining answers: below the severity, or of another rule.
+    /// The alert is none that retraining answers: below the severity, of another rule, or about what the latest
+    /// retraining has answered already.
     Ignored {
         /// Why.
         reason: String,
@@ -160,7 +161,8 @@ impl RetrainTrigger {
 
     /// Decides about one alert at `now`, given how many rows were labelled since the last training.
     ///
-    /// A pending alert is replaced by a newer one that cannot be served either, and cleared by a retraining.
+    /// An alert whose time is not after the latest retraining asks for nothing new: several detectors that notice one
+    /// change start one retraining. A pending alert is replaced by a newer one that cannot be served either, and cleared by a retraining.
     pub fn consider(&mut self, alert: &Alert, now: Timestamp, labelled_rows: u64) -> Decision {
         if alert.severity < self.options.min_severity {
             let reason = format!("{} is below {}", alert.severity, self.options.min_severity);
@@ -170,6 +172,9 @@ impl RetrainTrigger {
         let rules = &self.options.rules;
         if !(rules.is_empty() || rules.contains(&alert.rule) || rules.contains(family)) {
             return Decision::Ignored { reason: format!("rule {} does not retrain", alert.rule) };
+        }
+        if let Some(done) = self.done.back().filter(|done| alert.at <= **done) {
+            return Decision::Ignored { reason: format!("noticed before the retraining of {}", day(*done)) };
         }
         self.pending = Some(Pending { alert: alert.id, reason: format!("{}: {}", alert.rule, alert.summary) });
         match self.obstacle(now, labelled_rows) {

@@ -655,3 +655,16 @@ fn the_trigger_keeps_its_cool_down_and_its_budget() {
     assert!(trigger.due(hours(239), 500).is_none() && trigger.due(hours(240), 500).is_some());
     assert!(RetrainTrigger::builder().budget(0, DAY).build().is_err());
 }
+
+#[test]
+fn several_detectors_that_notice_one_change_start_one_retraining() {
+    let mut trigger = RetrainTrigger::builder().cool_down(2 * DAY).build().unwrap();
+    let by = |detector: &str, hour| alert(hour, Severity::Warning, detector, "elec2");
+    assert!(matches!(trigger.consider(&by("error_rate.adwin", 9), hours(10), 500), Decision::Retrain(_)));
+    let late = trigger.consider(&by("error_rate.ddm", 10), hours(11), 500);
+    let reason = "noticed before the retraining of 1997-01-06 10:00 UTC".to_owned();
+    assert_eq!(late, Decision::Ignored { reason });
+    assert!(!trigger.is_pending() && trigger.due(hours(100), 500).is_none());
+    assert!(matches!(trigger.consider(&by("error_rate.ddm", 11), hours(11), 500), Decision::NotYet { .. }));
+    assert!(trigger.due(hours(100), 500).is_some());
+}
