@@ -108,6 +108,23 @@ pub fn wilson(successes: u64, n: u64, confidence: f64) -> Result<Estimate> {
     Ok(wilson_unchecked(successes, n, confidence))
 }
 
+/// The `z` for which a standard normal variable lies in `[-z, z]` with probability `confidence`: the quantile in
+/// [`wilson`] and in every other two-sided interval of that level.
+///
+/// # Errors
+/// [`Error::InvalidInput`] if `confidence` is not in (0, 1).
+///
+/// # Examples
+/// ```
+/// let z = mlops_monitor::metrics::z_two_sided(0.95)?;
+/// assert!((z - 1.959_963_984_540_054).abs() < 1e-12);
+/// # Ok::<(), mlops_monitor::Error>(())
+/// ```
+pub fn z_two_sided(confidence: f64) -> Result<f64> {
+    check_confidence(confidence)?;
+    Ok(two_sided_z(confidence))
+}
+
 fn wilson_unchecked(successes: u64, n: u64, confidence: f64) -> Estimate {
     let z = two_sided_z(confidence);
     let rows = n as f64;
