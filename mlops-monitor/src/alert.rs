@@ -76,7 +76,7 @@ pub struct Alert {
     pub severity: Severity,
     /// Which rule noticed: `data_drift`, `prediction_drift`, `error_rate.adwin`, `accuracy`, or one of the caller's.
     pub rule: String,
-    /// What it is about, such as the model's name.
+    /// What it is about: a [`Monitor`](crate::Monitor) says `elec2 v3`, or `elec2` if it watches every version.
     pub subject: String,
     /// One sentence that names the cause.
     pub summary: String,

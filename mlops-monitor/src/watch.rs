@@ -69,6 +69,9 @@
 //! | `error_rate.NAME` | the detector of that name sees a change in the stream of errors, as labels come | warning; info if errors fell |
 //! | `accuracy` | the labels of a window show its accuracy to be below the floor, once for each window | critical |
 //!
+//! The subject of an alert is `MODEL vN` where the version is known, so that in one [`Alerter`](crate::Alerter) the
+//! monitors of a champion and of its canary do not silence each other, and `MODEL` otherwise.
+//!
 //! The accuracy of a window is tested anew with each of its labels, by betting ([`BettingTest`](crate::BettingTest)), so
 //! that the alert may come as soon as there is evidence enough and still is false for one window in 1,000 at most
 //! ([`ACCURACY_ALPHA`]). Its time is that of the label which settled it.
@@ -982,6 +985,7 @@ impl Monitor {
     fn judge(&mut self, row: &Joined) -> Result<()> {
         let wrong = (row.score >= self.no_rows.threshold()) != (row.label == 1.0);
         self.recent_errors.add(wrong);
+        let subject = self.subject();
         for detector in &mut self.detectors {
             let detector = detector.inner_mut();
             let before = detector.estimate().unwrap_or(0.0);
@@ -999,7 +1003,7 @@ impl Monitor {
                 .with(Measurement::new("error_rate_before", before).with_n(detector.n()))
                 .with(Measurement::new("error_rate_latest", now).with_n(n.into()));
             let rule = format!("error_rate.{name}");
-            self.outbox.push(Alert::new(row.labelled_at, severity, rule, &self.model, summary).with(finding));
+            self.outbox.push(Alert::new(row.labelled_at, severity, rule, &subject, summary).with(finding));
         }
         Ok(())
     }
@@ -1035,6 +1039,10 @@ impl Monitor {
         Ok(())
     }
 
+    fn subject(&self) -> String {
+        subject(&self.model, self.version)
+    }
+
     fn check_drift(&mut self, report: &WindowReport) {
         let policy = &self.options.policy;
         if report.rows < policy.min_rows {
@@ -1061,14 +1069,14 @@ impl Monitor {
             let more = if drifted.len() > 3 { format!(" and {} more", drifted.len() - 3) } else { String::new() };
             let (n, of) = (drifted.len(), report.features.len());
             let summary = format!("{n} of {of} features drifted from {week}: {}{more}", named.join(", "));
-            let mut alert = Alert::new(report.until, severity, "data_drift", &self.model, summary);
+            let mut alert = Alert::new(report.until, severity, "data_drift", self.subject(), summary);
             alert.evidence = drifted.iter().map(|drift| drift.finding()).collect();
             self.outbox.push(alert);
         }
         if predictions && policy.predictions {
             let drift = &report.prediction;
             let summary = format!("{} drifted from {week}: psi {:.2}", drift.column, drift.psi.effect.value);
-            let alert = Alert::new(report.until, Severity::Warning, "prediction_drift", &self.model, summary);
+            let alert = Alert::new(report.until, Severity::Warning, "prediction_drift", self.subject(), summary);
             self.outbox.push(alert.with(drift.finding()));
         }
     }
@@ -1078,6 +1086,7 @@ impl Monitor {
         let Some(floor) = self.options.accuracy_floor else { return };
         let Some(window) = self.window_of(row.predicted_at, row.version) else { return };
         let (from, until) = (window.from, window.until);
+        let version = window.version;
         let (right, n) = (window.quality.total.correct(), window.quality.total.n());
         if window.quality.alerted || !share_below(right, n, floor).rejects(ACCURACY_ALPHA) {
             return;
@@ -1091,9 +1100,14 @@ impl Monitor {
             .with_n(accuracy.n)
             .with_bound(format!(">= {floor}"));
         let finding = Finding::new("accuracy", Verdict::Fail, summary.clone()).with(measured);
-        let alert = Alert::new(row.labelled_at, Severity::Critical, "accuracy", &self.model, summary);
+        let alert = Alert::new(row.labelled_at, Severity::Critical, "accuracy", subject(&self.model, version), summary);
         self.outbox.push(alert.with(finding));
     }
+}
+
+/// What an alert is about.
+fn subject(model: &str, version: Option<u64>) -> String {
+    version.map_or_else(|| model.to_owned(), |version| format!("{model} v{version}"))
 }
 
 fn column(batch: &RecordBatch, name: &str) -> Result<Vec<f64>> {

@@ -242,6 +242,29 @@ fn accuracy_at_the_floor_hardly_ever_alerts_and_a_drop_does() {
     assert!(found.iter().all(|alert| alert.severity == Severity::Critical));
 }
 
+#[tokio::test]
+async fn alerts_name_the_version_so_that_monitors_of_two_do_not_silence_each_other() {
+    let alerts = |version: u64| {
+        let mut monitor = Monitor::builder("elec2", profile(1)).version(version).accuracy_floor(0.9).build().unwrap();
+        let rows = [[9.0; 3]; 200];
+        monitor.observe(&record(version, hours(1), &(0..200).collect::<Vec<_>>(), &rows, &[0.9; 200])).unwrap();
+        for n in 0..200 {
+            monitor.label(id(n), n < 100, hours(2)).unwrap();
+        }
+        monitor.reset_for(7, profile(1), hours(3)).unwrap(); // alerts are about what they were raised for
+        monitor.advance(hours(4)).unwrap()
+    };
+    let (champion, canary) = (alerts(3), alerts(4));
+    for rule in ["data_drift", "prediction_drift", "accuracy", "error_rate.adwin"] {
+        assert!(champion.iter().any(|alert| alert.rule == rule && alert.subject == "elec2 v3"), "{rule}");
+    }
+    assert!(canary.iter().all(|alert| alert.subject == "elec2 v4" && champion.iter().all(|c| c.id != alert.id)));
+    let (sink, mut alerter) = (MemorySink::default(), Alerter::builder().build().unwrap());
+    for monitor in [champion, canary] {
+        assert!(alerter.raise(monitor[0].clone(), &sink).await.unwrap());
+    }
+}
+
 #[test]
 fn an_accuracy_alert_has_the_time_of_its_label_however_rarely_the_time_is_told() {
     let run = |often: i64| {
