@@ -74,7 +74,8 @@ pub struct Alert {
     pub at: Timestamp,
     /// How much it matters.
     pub severity: Severity,
-    /// Which rule noticed: `data_drift`, `prediction_drift`, `error_rate.adwin`, `accuracy`, or one of the caller's.
+    /// Which rule noticed: `data_drift`, `prediction_drift`, `missing_values`, `error_rate.adwin`, `accuracy`, or one of the
+    /// caller's.
     pub rule: String,
     /// What it is about: a [`Monitor`](crate::Monitor) says `elec2 v3`, or `elec2` if it watches every version.
     pub subject: String,

@@ -66,6 +66,7 @@
 //! | --- | --- | --- |
 //! | `data_drift` | a window closes, and features drifted according to the [`DriftPolicy`] | warning; critical from a share on |
 //! | `prediction_drift` | a window closes, and the score column drifted | warning |
+//! | `missing_values` | a window closes, and a column lacks more values than in training, by the policy's `missing_at` | warning |
 //! | `error_rate.NAME` | the detector of that name sees a change in the stream of errors, as labels come | warning; info if errors fell |
 //! | `accuracy` | the labels of a window show its accuracy to be below the floor, once for each window | critical |
 //!
@@ -90,6 +91,7 @@ use crate::alert::{Alert, Severity};
 use crate::change::{Adwin, ChangeDetector, Ddm, Direction, PageHinkley, State};
 use crate::drift::BinCounts;
 use crate::labels::{Joined, LabelDelays, LabelJoinerBuilder, LabelStats};
+use crate::metrics::{DEFAULT_CONFIDENCE, wilson};
 use crate::profile::{ColumnProfile, numbers, scramble};
 use crate::sequential::{share, share_below};
 use crate::time::{after, check_duration, delta};
@@ -117,6 +119,7 @@ pub struct DriftPolicy {
     critical_share: f64,
     consecutive: u32,
     predictions: bool,
+    missing_at: Option<f64>,
 }
 
 impl Default for DriftPolicy {
@@ -129,6 +132,7 @@ impl Default for DriftPolicy {
             critical_share: 0.5,
             consecutive: 1,
             predictions: true,
+            missing_at: Some(0.1),
         }
     }
 }
@@ -176,10 +180,19 @@ impl DriftPolicy {
         self
     }
 
-    /// Whether drift of the score column raises an alert (default `true`).
+    /// Whether drift of the score column, and answers without a score, raise an alert (default `true`).
     #[must_use]
     pub fn predictions(mut self, watched: bool) -> Self {
         self.predictions = watched;
+        self
+    }
+
+    /// Share of rows without a value, in (0, 1] and above the column's share in the profile, from which values are
+    /// missing (default 0.1: from 5 % in training, 15 % are too many); `None` leaves the rule out. As with drift, the
+    /// whole 95 % interval of the window's share must lie above, in as many windows in a row.
+    #[must_use]
+    pub fn missing_at(mut self, above: impl Into<Option<f64>>) -> Self {
+        self.missing_at = above.into();
         self
     }
 
@@ -192,6 +205,7 @@ impl DriftPolicy {
         };
         positive("psi_at", self.psi_at, f64::MAX)?;
         positive("ks_at", self.ks_at, 1.0)?;
+        positive("missing_at", self.missing_at, 1.0)?;
         positive("critical_share", Some(self.critical_share), 1.0)?;
         if self.psi_at.is_none() && self.ks_at.is_none() {
             return Err(Error::invalid("policy", "needs at least one of `psi_at` and `ks_at`"));
@@ -1048,13 +1062,27 @@ impl Monitor {
         if report.rows < policy.min_rows {
             return;
         }
-        let mut lasting = |drift: &ColumnDrift, kind: &str| {
+        let mut lasting = |kind: &str, drift: &ColumnDrift, is: bool| {
             let streak = self.streaks.entry(format!("{kind} {}", drift.column)).or_default();
-            *streak = if drift.verdict == Verdict::Fail { streak.saturating_add(1) } else { 0 };
+            *streak = if is { streak.saturating_add(1) } else { 0 };
             *streak >= policy.consecutive
         };
-        let features: Vec<bool> = report.features.iter().map(|drift| lasting(drift, "input")).collect();
-        let predictions = lasting(&report.prediction, "output");
+        let mut drifting = |kind, drift: &ColumnDrift| lasting(kind, drift, drift.verdict == Verdict::Fail);
+        let features: Vec<bool> = report.features.iter().map(|drift| drifting("input", drift)).collect();
+        let predictions = drifting("output", &report.prediction);
+        let mut missing = Vec::new();
+        if let Some(above) = policy.missing_at {
+            let inputs = report.features.iter().zip(self.profile.inputs()).map(|pair| ("missing input", pair));
+            let score = self.profile.outputs().iter().find(|output| output.name() == self.score_column);
+            let score = score.filter(|_| policy.predictions).map(|p| ("missing output", (&report.prediction, p)));
+            for (kind, (drift, profile)) in inputs.chain(score) {
+                let found = Missing::of(drift, profile);
+                let many = found.as_ref().is_some_and(|found| found.live.low > found.usual + above);
+                if lasting(kind, drift, many) {
+                    missing.extend(found);
+                }
+            }
+        }
 
         let mut drifted: Vec<&ColumnDrift> =
             report.features.iter().zip(&features).filter_map(|(drift, lasts)| lasts.then_some(drift)).collect();
@@ -1079,6 +1107,17 @@ impl Monitor {
             let alert = Alert::new(report.until, Severity::Warning, "prediction_drift", self.subject(), summary);
             self.outbox.push(alert.with(drift.finding()));
         }
+        if !missing.is_empty() {
+            missing.sort_by(|a, b| b.live.value.total_cmp(&a.live.value));
+            let named: Vec<String> = missing.iter().take(3).map(Missing::to_string).collect();
+            let more =
+                if missing.len() > 3 { format!(", and {} more columns", missing.len() - 3) } else { String::new() };
+            let summary = format!("values are missing from {week}: {}{more}", named.join(", "));
+            let mut alert = Alert::new(report.until, Severity::Warning, "missing_values", self.subject(), summary);
+            alert.evidence =
+                missing.iter().map(|column| column.finding(policy.missing_at.unwrap_or_default())).collect();
+            self.outbox.push(alert);
+        }
     }
 
     /// Tests the accuracy of the window whose label has just come.
@@ -1102,6 +1141,40 @@ impl Monitor {
         let finding = Finding::new("accuracy", Verdict::Fail, summary.clone()).with(measured);
         let alert = Alert::new(row.labelled_at, Severity::Critical, "accuracy", subject(&self.model, version), summary);
         self.outbox.push(alert.with(finding));
+    }
+}
+
+/// A column's rows without a finite value.
+struct Missing<'a> {
+    column: &'a str,
+    live: Estimate,
+    /// Share in the profile.
+    usual: f64,
+}
+
+impl<'a> Missing<'a> {
+    /// `None` without rows.
+    fn of(drift: &'a ColumnDrift, profile: &ColumnProfile) -> Option<Self> {
+        let (missing, present) = (drift.psi.skipped_live, drift.psi.n_live);
+        let live = wilson(missing, missing + present, DEFAULT_CONFIDENCE).ok()?;
+        let usual = profile.missing() as f64 / profile.rows().max(1) as f64;
+        Some(Self { column: &drift.column, live, usual })
+    }
+
+    fn finding(&self, above: f64) -> Finding {
+        let measured = Measurement::new("missing_share", self.live.value)
+            .with_interval(self.live.low, self.live.high)
+            .with_n(self.live.n)
+            .with_bound(format!("<= {:.3}", self.usual + above));
+        Finding::new(format!("missing.{}", self.column), Verdict::Fail, self.to_string()).with(measured)
+    }
+}
+
+/// `demand (38 % of rows, 2 % in training)`
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (live, usual) = (100.0 * self.live.value, 100.0 * self.usual);
+        write!(f, "{} ({live:.0} % of rows, {usual:.0} % in training)", self.column)
     }
 }
 

@@ -466,6 +466,42 @@ fn missing_values_are_counted_and_a_score_that_is_none_is_not_judged() {
 }
 
 #[test]
+fn a_column_that_goes_missing_raises_an_alert_unless_the_rule_is_off() {
+    let run = |policy: DriftPolicy, every: u64, kill: bool| {
+        let mut monitor = Monitor::builder("elec2", profile(1)).policy(policy).build().unwrap();
+        let mut alerts = Vec::new();
+        for week in 0..3 {
+            let rng = &mut StdRng::seed_from_u64(week);
+            let rows = (0..400).map(|n| {
+                let [a, b, c] = row(rng);
+                [a, if week > 0 && n % every == 0 { f64::NAN } else { b }, c]
+            });
+            let rows: Vec<[f64; 3]> = rows.collect();
+            let scores: Vec<f64> = rows.iter().map(|row| row[0]).collect();
+            let ids: Vec<u64> = (0..400).map(|n| week * 400 + n).collect();
+            monitor.observe(&record(1, hours(168 * week as i64), &ids, &rows, &scores)).unwrap();
+            if kill {
+                monitor = serde_json::from_str(&serde_json::to_string(&monitor).unwrap()).unwrap();
+            }
+            alerts.extend(monitor.advance(hours(168 * (week as i64 + 1))).unwrap());
+        }
+        alerts
+    };
+    let all = run(DriftPolicy::default(), 1, false);
+    assert_eq!((all.len(), &*all[0].rule, all[0].severity), (2, "missing_values", Severity::Warning), "{all:#?}");
+    let wanted = "values are missing from 13 Jan 1997 to 20 Jan 1997: demand (100 % of rows, 0 % in training)";
+    assert_eq!((&*all[0].summary, all[0].at), (wanted, hours(2 * 168)));
+    assert_eq!(&*all[0].evidence[0].check, "missing.demand");
+    assert_eq!(run(DriftPolicy::default(), 5, false).len(), 2); // 20 %
+    assert_eq!(run(DriftPolicy::default(), 9, false).len(), 0); // 11 %: not shown to be above 10
+    assert_eq!(run(DriftPolicy::default().missing_at(0.3), 5, false).len(), 0);
+    assert_eq!(run(DriftPolicy::default().missing_at(None), 1, false).len(), 0);
+    let twice = DriftPolicy::default().consecutive(2);
+    assert_eq!(run(twice.clone(), 1, false).len(), 1);
+    assert_eq!(run(twice.clone(), 1, true), run(twice, 1, false));
+}
+
+#[test]
 fn records_that_do_not_fit_are_errors_that_change_nothing() {
     let mut monitor = monitor();
     let good = record(1, hours(1), &[1], &[[0.5; 3]], &[0.9]);
@@ -504,6 +540,7 @@ fn options_out_of_range_are_errors_that_name_them() {
         ("keep_reports", builder().keep_reports(0).build()),
         ("psi_at", builder().policy(DriftPolicy::default().psi_at(f64::NAN)).build()),
         ("ks_at", builder().policy(DriftPolicy::default().ks_at(1.5)).build()),
+        ("missing_at", builder().policy(DriftPolicy::default().missing_at(0.0)).build()),
         ("policy", builder().policy(DriftPolicy::default().ks_at(None).psi_at(None)).build()),
         ("column \"prov\"", builder().score_column("prov").build()),
     ] {
