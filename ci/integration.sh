@@ -20,7 +20,11 @@ step "the main job, a tenth of the stream"
 cargo run --locked --release --bin lifecycle -- --quick --out "$out" > "$work/lifecycle.txt" 2> "$work/lifecycle.log"
 
 step "Python packages"
-python3 -m venv "$work/python"
+python3 -m venv "$work/python" 2> /dev/null || {
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq python3-venv > /dev/null
+    python3 -m venv "$work/python"
+}
 "$work/python/bin/pip" install --quiet --disable-pip-version-check -r ci/requirements.txt
 python="$work/python/bin/python"
 

@@ -17,6 +17,9 @@ fn main() {
         println!("cargo:rustc-env=RUSTC_VERSION={version}");
     }
     println!("cargo:rerun-if-changed=src");
+    for member in ["core", "registry", "monitor", "serve", "pipeline"] {
+        println!("cargo:rerun-if-changed=../mlops-{member}/src");
+    }
     println!("cargo:rerun-if-changed=../Cargo.lock");
     for path in ["../.git/HEAD", "../.git/logs/HEAD", "../.git/index"] {
         if std::path::Path::new(path).exists() {

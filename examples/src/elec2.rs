@@ -15,12 +15,34 @@ use crate::Result;
 /// Half hours in a day: the rows come 48 a day.
 pub const DAY: usize = 48;
 
-/// The columns a model is trained on.
+/// The columns a model is trained on: what is known when the half hour begins.
 ///
-/// The last two say how far price and demand are from their mean over the last 24 hours, the present half hour
-/// included: everything that a caller knows when it asks.
-pub const FEATURES: [&str; 8] =
-    ["period", "nsw_price", "nsw_demand", "vic_price", "vic_demand", "transfer", "price_over_day", "demand_over_day"];
+/// The label is decided by the price of the half hour itself, so that price is not among them, nor is Victoria's. The
+/// market's forecasts of demand and transfer are; prices are those of the past:
+///
+/// | column | from |
+/// | --- | --- |
+/// | `period`, `nsw_demand`, `vic_demand`, `transfer` | the half hour |
+/// | `price_before` | the price of the half hour before |
+/// | `price_over_day` | how far that is from the mean of the 24 hours up to it |
+/// | `price_step` | how far that is from the price before it |
+/// | `price_yesterday` | how far the price 24 hours ago was from its own mean of 24 hours |
+/// | `demand_over_day`, `demand_step` | how far demand is from its mean of 24 hours, and from the half hour before |
+///
+/// The three differences of prices are divided by the standard deviation of the price over those 24 hours and squeezed by
+/// `tanh`, since prices have spikes.
+pub const FEATURES: [&str; 10] = [
+    "period",
+    "nsw_demand",
+    "vic_demand",
+    "transfer",
+    "price_before",
+    "price_over_day",
+    "price_step",
+    "price_yesterday",
+    "demand_over_day",
+    "demand_step",
+];
 
 /// The column that a careless engineer might train on as well: in the archive it holds the settled direction of the
 /// price, which is the label. When a request is made it is not known yet and stands at 0.
@@ -49,10 +71,11 @@ impl Elec2 {
         let raw = concat_batches(&schema, &batches)?;
         let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
         let mut columns: Vec<ArrayRef> = raw.columns().to_vec();
-        for (from, name) in [("nsw_price", "price_over_day"), ("nsw_demand", "demand_over_day")] {
-            let values = raw.column_by_name(from).ok_or("a column is missing")?.as_primitive::<Float64Type>();
+        let column = |name| raw.column_by_name(name).map(|c| c.as_primitive::<Float64Type>().values().to_vec());
+        let (price, demand) = column("nsw_price").zip(column("nsw_demand")).ok_or("a column is missing")?;
+        for (name, values) in derived(&price, &demand) {
             fields.push(Arc::new(Field::new(name, DataType::Float64, false)));
-            columns.push(Arc::new(Float64Array::from(over_the_day(values.values()))));
+            columns.push(Arc::new(Float64Array::from(values)));
         }
         let up = raw.column_by_name(LABEL).ok_or("the label is missing")?.as_primitive::<Int64Type>();
         fields.push(Arc::new(Field::new(SETTLED, DataType::Float64, false)));
@@ -110,10 +133,38 @@ impl Elec2 {
     }
 }
 
-/// Each value minus the mean of the last [`DAY`] values, itself included.
-fn over_the_day(values: &[f64]) -> Vec<f64> {
-    let mean = |window: &[f64]| window.iter().sum::<f64>() / window.len() as f64;
-    (0..values.len()).map(|i| values[i] - mean(&values[(i + 1).saturating_sub(DAY)..=i])).collect()
+/// The columns made from the past; the first rows make do with the past there is.
+fn derived(price: &[f64], demand: &[f64]) -> [(&'static str, Vec<f64>); 6] {
+    let back = |values: &[f64], i: usize, by: usize| values[i.saturating_sub(by)];
+    // The 24 hours up to row `until`, itself excluded; never empty.
+    let past = |values: &[f64], until: usize| {
+        let until = until.max(1);
+        let window = &values[until.saturating_sub(DAY)..until];
+        let mean = window.iter().sum::<f64>() / window.len() as f64;
+        let variance = window.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / window.len() as f64;
+        (mean, variance.sqrt().max(1e-4))
+    };
+    let each = |f: &dyn Fn(usize) -> f64| (0..price.len()).map(f).collect::<Vec<f64>>();
+    [
+        ("price_before", each(&|i| back(price, i, 1))),
+        (
+            "price_over_day",
+            each(&|i| {
+                let (mean, deviation) = past(price, i);
+                ((back(price, i, 1) - mean) / deviation).tanh()
+            }),
+        ),
+        ("price_step", each(&|i| ((back(price, i, 1) - back(price, i, 2)) / past(price, i).1).tanh())),
+        (
+            "price_yesterday",
+            each(&|i| {
+                let then = i.saturating_sub(DAY);
+                ((price[then] - past(price, then + 1).0) / past(price, i).1).tanh()
+            }),
+        ),
+        ("demand_over_day", each(&|i| demand[i] - past(demand, i + 1).0)),
+        ("demand_step", each(&|i| demand[i] - back(demand, i, 1))),
+    ]
 }
 
 #[cfg(test)]
@@ -134,13 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn a_request_knows_nothing_of_its_label_or_of_later_rows() {
+    fn a_request_knows_nothing_of_its_own_price_its_label_or_later_rows() {
         let elec2 = Elec2::open().unwrap();
         let request = elec2.request(1_000).unwrap();
-        assert!(request.column_by_name(LABEL).is_none());
+        for unknown in [LABEL, "nsw_price", "vic_price"] {
+            assert!(request.column_by_name(unknown).is_none(), "{unknown}");
+        }
         assert_eq!(request.column_by_name(SETTLED).unwrap().as_primitive::<Float64Type>().value(0), 0.0);
-        let prices: Vec<f64> = (0..200).map(|i| f64::from(i % 17)).collect();
-        assert_eq!(over_the_day(&prices)[..150], over_the_day(&prices[..150]), "later values change nothing");
-        assert_eq!(over_the_day(&[3.0, 5.0]), [0.0, 1.0]);
+
+        let price: Vec<f64> = (0..300u32).map(|i| f64::from(i * 31 % 17)).collect();
+        let demand: Vec<f64> = (0..300u32).map(|i| f64::from(i * 7 % 23)).collect();
+        let (mut other_price, mut other_demand) = (price.clone(), demand.clone());
+        other_price[200..].fill(99.0);
+        other_demand[201..].fill(99.0);
+        for ((name, a), (_, b)) in derived(&price, &demand).into_iter().zip(derived(&other_price, &other_demand)) {
+            assert_eq!(a[..=200], b[..=200], "{name} of row 200 looks at its own price or at later rows");
+            assert_ne!(a[201..], b[201..], "{name}");
+        }
     }
 }

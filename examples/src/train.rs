@@ -174,7 +174,7 @@ mod tests {
         let rows = Elec2::open().unwrap().archive(0, 1_000);
         let (a, b) = (train(&rows, LABEL, &params(), |_| ()).unwrap(), train(&rows, LABEL, &params(), |_| ()).unwrap());
         assert_eq!(bits(&a), bits(&b));
-        assert!(a.losses[3] < 0.6 * a.losses[0], "{:?}", a.losses);
+        assert!(a.losses[3] < 0.75 * a.losses[0], "{:?}", a.losses);
         let other = train(&rows, LABEL, &TrainParams { seed: 8, ..params() }, |_| ()).unwrap();
         assert_ne!(bits(&a), bits(&other));
     }

@@ -196,6 +196,12 @@ pub mod dataset_store {
         let first = store.commit(new("ana", 1)).await.unwrap();
         let again = store.commit(new("bob", 2)).await.unwrap();
         assert_eq!(first, again, "{store}");
+        let long: Vec<f64> = (0..50_000).map(f64::from).collect();
+        let long = RecordBatch::try_from_iter([("x", Arc::new(Float64Array::from(long)) as ArrayRef)]).unwrap();
+        let whole = store.commit(NewDataset::new("long", [long.clone()])).await.unwrap();
+        let cut =
+            store.commit(NewDataset::new("long", [long.slice(0, 30_001), long.slice(30_001, 19_999)])).await.unwrap();
+        assert_eq!(whole.digest, cut.digest, "{store}: however the rows are cut into batches");
         let other = store.commit(new("ana", 1).source("elsewhere")).await.unwrap();
         assert_ne!(first.digest, other.digest, "{store}");
         assert_eq!(store.versions("d").await.unwrap().len(), 2, "{store}");
@@ -379,7 +385,7 @@ macro_rules! inference_log_conformance {
     ($suite:ident, $fresh:expr) => {
         $crate::__conformance!($suite, $fresh, inference_log;
             what_was_flushed_is_found, rows_of_one_request_are_found_one_by_one, the_answer_wins_over_its_shadow,
-            scans_are_half_open_and_sorted, records_of_unequal_length_are_refused);
+            flushes_of_one_moment_keep_apart, scans_are_half_open_and_sorted, records_of_unequal_length_are_refused);
     };
 }
 
@@ -434,6 +440,18 @@ pub mod inference_log {
         log.flush().await.unwrap();
         let found = log.find(record(1, SHADOW, 1).ids[0]).await.unwrap().unwrap();
         assert_eq!(&*found.arm, "champion", "{log:?}");
+    }
+
+    /// What two flushes write of one moment is all kept.
+    pub async fn flushes_of_one_moment_keep_apart(log: &(impl InferenceSink + InferenceLog)) {
+        for arm in ["champion", SHADOW] {
+            log.write(record(1, arm, 1)).await.unwrap();
+            log.flush().await.unwrap();
+        }
+        let found = log.scan(from_micros(0), from_micros(i64::MAX / 2)).await.unwrap();
+        assert_eq!(found.len(), 2, "{log:?}");
+        let answer = log.find(record(1, SHADOW, 1).ids[0]).await.unwrap().unwrap();
+        assert_eq!(&*answer.arm, "champion", "{log:?}");
     }
 
     /// Contract: rows in `from..until`, oldest first.

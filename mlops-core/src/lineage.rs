@@ -288,10 +288,10 @@ impl Trace {
         self.origins.of_kind(NodeKind::Dataset)
     }
 
-    /// The commit of the code that made the model, where a run recorded one.
+    /// The commit of the code that made the model: a fact of its version, else of the nearest run that has one.
     #[must_use]
     pub fn commit(&self) -> Option<&str> {
-        self.origins.of_kind(NodeKind::Run).find_map(|n| n.facts.get("commit")).map(String::as_str)
+        self.origins.nodes.iter().find_map(|n| n.facts.get("commit")).map(String::as_str)
     }
 }
 

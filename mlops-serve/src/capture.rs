@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use mlops_core::clock::from_micros;
 use mlops_core::inference::{InferenceLog, InferenceRecord, InferenceSink, SHADOW, from_batch, to_batch};
-use mlops_core::store::{ArtifactStore, ArtifactStoreExt};
+use mlops_core::store::{ArtifactStore, PutMode};
 use mlops_core::{Error, PredictionId, Result, Timestamp};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -19,8 +19,10 @@ use parquet::file::properties::WriterProperties;
 /// Writes answered requests to Parquet files and finds them again.
 ///
 /// Records wait in memory until there are [`ParquetInferenceLog::BUFFER`] rows or somebody flushes; each flush writes one
-/// file for each set of columns, named after the times of its first and last record, so that a look-up by id (which
-/// holds its time) opens few files. A process that dies loses what it had not flushed.
+/// file for each set of columns, under a name of its own that begins with the times of its first and last record, so that
+/// a look-up by id (which holds its time) opens few files. A process that dies loses what it had not flushed: flush as
+/// often as that may cost. While the store fails, records wait; beyond [`ParquetInferenceLog::LIMIT`] rows they are
+/// refused with an error.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -45,8 +47,10 @@ struct Inner {
 }
 
 impl ParquetInferenceLog {
-    /// Rows that wait in memory at most.
+    /// Rows from which a write flushes by itself.
     pub const BUFFER: usize = 8_192;
+    /// Rows that wait in memory at most, while the store fails.
+    pub const LIMIT: usize = 16 * Self::BUFFER;
 
     /// A log under `prefix` in `store`.
     ///
@@ -74,7 +78,7 @@ impl ParquetInferenceLog {
             } else if file.last >= at {
                 let mut kept = self.read(&file).await?;
                 kept.retain(|r| r.at < at);
-                self.write_file(&kept, file.part).await?;
+                self.write_file(&kept).await?;
                 self.inner.store.delete(&file.key).await?;
             }
         }
@@ -96,12 +100,15 @@ impl ParquetInferenceLog {
         decode(data).map_err(|e| Error::invalid(format!("inference file {}", file.key), e))
     }
 
-    async fn write_file(&self, records: &[InferenceRecord], part: usize) -> Result<()> {
-        let times = records.iter().map(|r| r.at.timestamp_micros());
+    async fn write_file(&self, records: &[InferenceRecord]) -> Result<()> {
+        let times = records.iter().map(|r| r.at);
         let (Some(first), Some(last)) = (times.clone().min(), times.max()) else { return Ok(()) };
         let data = encode(records)?;
-        let key = format!("{}/{first:020}-{last:020}-{part:04}.parquet", self.inner.prefix);
-        self.inner.store.put(&key, data).await
+        // A random id keeps apart what two flushes, or two replicas, write of one moment.
+        let own = PredictionId::new(first);
+        let key =
+            format!("{}/{}-{}-{}.parquet", self.inner.prefix, sortable(first), sortable(last), own.as_uuid().simple());
+        self.inner.store.put_opts(&key, data, PutMode::Create).await
     }
 }
 
@@ -115,16 +122,19 @@ struct File {
     key: String,
     first: Timestamp,
     last: Timestamp,
-    part: usize,
+}
+
+/// Microseconds since 1970 moved by 2⁶³, in 20 digits: sorts as the times do, before 1970 too.
+fn sortable(at: Timestamp) -> String {
+    format!("{:020}", at.timestamp_micros().cast_unsigned() ^ (1 << 63))
 }
 
 impl File {
     fn parse(prefix: &str, key: String) -> Option<Self> {
         let mut parts = key.strip_prefix(prefix)?.strip_suffix(".parquet")?.split('-');
-        let mut time = || Some(from_micros(parts.next()?.parse().ok()?));
+        let mut time = || Some(from_micros((parts.next()?.parse::<u64>().ok()? ^ (1 << 63)).cast_signed()));
         let (first, last) = (time()?, time()?);
-        let part = parts.next()?.parse().ok()?;
-        Some(Self { key, first, last, part })
+        Some(Self { key, first, last })
     }
 }
 
@@ -161,27 +171,49 @@ impl InferenceSink for ParquetInferenceLog {
         }
         let full = {
             let mut waiting = self.waiting();
+            let before = waiting.iter().map(|r| r.ids.len()).sum::<usize>();
+            if before + rows > Self::LIMIT.max(rows) {
+                return Err(Error::invalid(
+                    "inference record",
+                    format!("{before} rows wait already and cannot be written"),
+                ));
+            }
             waiting.push(record);
-            waiting.iter().map(|r| r.ids.len()).sum::<usize>() >= Self::BUFFER
+            // While the store fails, try again once in a buffer's worth of rows, not for each.
+            before / Self::BUFFER != (before + rows) / Self::BUFFER
         };
         if full { self.flush().await } else { Ok(()) }
     }
 
     async fn flush(&self) -> Result<()> {
         let _alone = self.inner.writing.lock().await;
-        // Copied, and taken out only when written: a store that fails, or a caller that gives up, loses nothing.
-        let records = self.waiting().clone();
+        // Copied, and taken out only when written: a store that fails, or a caller that gives up, loses nothing. Each set
+        // of columns by itself, so that one that cannot be written holds up no other.
         let mut groups: BTreeMap<String, Vec<InferenceRecord>> = BTreeMap::new();
-        for record in &records {
-            let columns = format!("{:?}{:?}", record.inputs.schema().fields(), record.outputs.schema().fields());
-            groups.entry(columns).or_default().push(record.clone());
+        for record in self.waiting().iter() {
+            groups.entry(columns(record)).or_default().push(record.clone());
         }
-        for (part, group) in groups.values().enumerate() {
-            self.write_file(group, part).await?;
+        let mut outcome = Ok(());
+        for (name, group) in &groups {
+            match self.write_file(group).await {
+                Ok(()) => {
+                    let mut left = group.len();
+                    self.waiting().retain(|record| {
+                        let written = left > 0 && columns(record) == *name;
+                        left -= usize::from(written);
+                        !written
+                    });
+                }
+                Err(error) => outcome = Err(error),
+            }
         }
-        self.waiting().drain(..records.len());
-        Ok(())
+        outcome
     }
+}
+
+/// What makes two records fit into one file.
+fn columns(record: &InferenceRecord) -> String {
+    format!("{:?}{:?}", record.inputs.schema().fields(), record.outputs.schema().fields())
 }
 
 #[async_trait]

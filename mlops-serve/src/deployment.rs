@@ -4,8 +4,8 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -85,6 +85,8 @@ struct Counters {
     capture_failures: AtomicU64,
     shadow_failures: AtomicU64,
     shadows_dropped: AtomicU64,
+    /// By model and version.
+    failures: std::sync::Mutex<HashMap<(String, u64), u64>>,
 }
 
 /// A named place that answers requests with the versions a [`Split`] names.
@@ -395,7 +397,8 @@ impl Deployment {
         }
         let chosen = routing.split.route(&key);
         let (arm, loaded) = &routing.arms[chosen];
-        let (outputs, latency) = run(loaded, &inputs)?;
+        let taken = loaded.predictor.signature().check_inputs(&inputs)?;
+        let (outputs, latency) = run(loaded, &taken).inspect_err(|_| self.note_failure(loaded))?;
         let version = loaded.resolved.version;
         let answer =
             Answer { ids, at, arm: Arc::clone(arm), model: Arc::clone(&loaded.name), version, latency, outputs };
@@ -411,41 +414,57 @@ impl Deployment {
             arm: Arc::clone(arm),
             key: key.into(),
             latency,
-            inputs,
+            inputs: taken,
             outputs: answer.outputs.clone(),
         };
         if routing.split.mirrored {
             for i in (0..routing.arms.len()).filter(|&i| i != chosen) {
-                self.mirror(Arc::clone(&routing), i, &record);
+                self.mirror(Arc::clone(&routing), i, &record, &inputs);
             }
         }
         self.capture(record).await;
         Ok(answer)
     }
 
-    fn mirror(&self, routing: Arc<Routing>, arm: usize, answered: &InferenceRecord) {
+    fn mirror(&self, routing: Arc<Routing>, arm: usize, answered: &InferenceRecord, inputs: &RecordBatch) {
         let Ok(permit) = Arc::clone(&self.0.shadows).try_acquire_owned() else {
             self.0.counters.shadows_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         };
         let deployment = self.clone();
-        let mut record = answered.clone();
+        let (mut record, inputs) = (answered.clone(), inputs.clone());
         tokio::spawn(async move {
             let loaded = &routing.arms[arm].1;
-            match run(loaded, &record.inputs) {
-                Ok((outputs, latency)) => {
-                    (record.outputs, record.latency) = (outputs, latency);
+            let taken = loaded.predictor.signature().check_inputs(&inputs).map_err(Error::from);
+            match taken.and_then(|taken| Ok((run(loaded, &taken)?, taken))) {
+                Ok(((outputs, latency), taken)) => {
+                    (record.inputs, record.outputs, record.latency) = (taken, outputs, latency);
                     (record.model, record.version) = (Arc::clone(&loaded.name), loaded.resolved.version);
                     record.arm = SHADOW.into();
                     deployment.capture(record).await;
                 }
                 Err(error) => {
                     deployment.0.counters.shadow_failures.fetch_add(1, Ordering::Relaxed);
+                    deployment.note_failure(loaded);
                     tracing::warn!(deployment = deployment.name(), %error, "a shadow prediction failed");
                 }
             }
             drop(permit);
         });
+    }
+
+    fn note_failure(&self, loaded: &Loaded) {
+        let version = (loaded.resolved.name.clone(), loaded.resolved.version);
+        let mut failures = self.0.counters.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        *failures.entry(version).or_default() += 1;
+    }
+
+    /// How often a version has failed since the start: on a request that fitted its signature or, as a shadow, on one that
+    /// another arm could answer.
+    #[must_use]
+    pub fn failures(&self, model: &str, version: u64) -> u64 {
+        let failures = self.0.counters.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.get(&(model.to_owned(), version)).copied().unwrap_or(0)
     }
 
     async fn capture(&self, record: InferenceRecord) {

@@ -50,8 +50,9 @@ pub struct Step {
 pub struct Plan {
     /// The steps, first to last.
     pub steps: Vec<Step>,
-    /// The error probability of the whole rollout: of promoting a version that is worse by `tolerated_loss` or more, and
-    /// of rolling back one that is not worse at all, each, however often it is looked at.
+    /// The error probability of the whole rollout, however often it is looked at: half for promoting a version that is
+    /// worse by `tolerated_loss` or more, half for calling one worse that is not. It holds for labelled pairs that are
+    /// independent given those before; a rollback because `patience` ended is not counted.
     pub alpha: f64,
     /// The loss of accuracy that is tolerated: 0.02 is two points.
     pub tolerated_loss: f64,

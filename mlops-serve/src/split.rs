@@ -15,6 +15,7 @@
 use std::fmt;
 
 use mlops_core::ModelRef;
+use mlops_core::inference::SHADOW;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
@@ -38,7 +39,7 @@ pub struct Arm {
 /// - **Least movement.** Changing shares moves callers only from arms whose share shrank relative to the others, and
 ///   only to arms whose share grew (weighted rendezvous hashing).
 /// - **Mirrored.** In a mirrored split the arms that do not answer predict too, and are recorded as
-///   [`SHADOW`](mlops_core::inference::SHADOW): with share 0 that is a shadow deployment, with more it gives each request
+///   [`SHADOW`]: with share 0 that is a shadow deployment, with more it gives each request
 ///   a pair of answers to compare.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Split {
@@ -85,7 +86,7 @@ impl Split {
     /// Checks that the arms can be chosen between.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for no arms, a name that is empty or given twice, a share outside `[0, 1]`, or shares that
+    /// [`Error::InvalidInput`] for no arms, a name that is empty, given twice or [`SHADOW`], a share outside `[0, 1]`, or shares that
     /// do not sum to 1 within 1e-9.
     pub fn check(&self) -> Result<()> {
         if self.arms.is_empty() {
@@ -94,6 +95,9 @@ impl Split {
         for (i, arm) in self.arms.iter().enumerate() {
             if arm.name.is_empty() || self.arms[..i].iter().any(|a| a.name == arm.name) {
                 return Err(Error::invalid("split", format!("arm name {:?} is empty or given twice", arm.name)));
+            }
+            if arm.name == SHADOW {
+                return Err(Error::invalid("split", "an arm cannot be called shadow: answers that are not given are"));
             }
             if !(0.0..=1.0).contains(&arm.share) {
                 return Err(Error::invalid("split", format!("share {} of {:?} is not in [0, 1]", arm.share, arm.name)));
@@ -209,6 +213,7 @@ mod tests {
         let mut short = split(0.5);
         short.arms[0].share = 0.4;
         assert!(short.check().unwrap_err().to_string().contains("sum to 0.9"));
+        assert!(Split::only("shadow", ModelRef::version("m", 1)).check().is_err());
         assert!(Split { salt: String::new(), arms: vec![], mirrored: false }.check().is_err());
     }
 }

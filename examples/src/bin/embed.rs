@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
 use candle_core::{Device, Tensor};
-use mlops_core::inference::InferenceLog;
+use mlops_core::inference::{InferenceLog, InferenceSink};
 use mlops_core::package::REFERENCE_PROFILE;
 use mlops_core::signature::{ColumnSpec, ColumnType};
 use mlops_core::store::ObjectArtifactStore;
-use mlops_core::{ModelRef, ModelSourceExt, Principal, Role};
+use mlops_core::{ModelRef, ModelSourceExt, Principal, PromotionId, Role};
 use mlops_core::{Package, Signature};
 use mlops_monitor::{Monitor, ReferenceProfile};
 use mlops_registry::{AliasPolicy, ModelRegistry, NewModel, NewPromotion, NewVersion, SqlRegistry};
@@ -53,11 +53,12 @@ async fn main() -> mlops_examples::Result<()> {
     registry.create_model(&ana, NewModel::new("prices")).await?;
     registry.set_policy(&adam, "prices", "champion", AliasPolicy::approvals(1)).await?;
     let v1 = registry.create_version(&ana, NewVersion::new("prices", trained()?.save(&store).await?)).await?;
-    let request = registry.request_promotion(&ana, NewPromotion::new("prices", v1.version, "champion")).await?;
+    let request = NewPromotion::new("prices", v1.version, "champion").id(PromotionId::derived(v1.created_at, b"v1"));
+    let request = registry.request_promotion(&ana, request).await?;
     registry.approve(&rita, request.id, "the gates pass").await?;
     registry.promote(&dora, request.id).await?;
 
-    // Serve whatever `champion` points at, and keep every answer.
+    // Serve what `champion` points at, and keep every answer.
     let champion = ModelRef::alias("prices", "champion");
     let log = ParquetInferenceLog::new(store, "inference/prices")?;
     let models = PackageLoader::new(registry.clone(), Runtimes::default());
@@ -66,12 +67,14 @@ async fn main() -> mlops_examples::Result<()> {
     let answer = service.predict(Request::new("customer 17", prices(vec![0.056])?)).await?;
     println!("{} by v{}", answer.ids[0], answer.version);
 
-    // Watch it: the package brings the profile of its training data.
+    // Watch it: the package brings the profile of its training data. Answers are in the log once it is flushed.
     let profile = ReferenceProfile::from_json(registry.fetch(&champion).await?.file(REFERENCE_PROFILE)?)?;
     let mut monitor = Monitor::builder("prices", profile).version(v1.version).build()?;
+    log.flush().await?;
     for record in log.scan(answer.at, answer.at + chrono::TimeDelta::days(7)).await? {
         monitor.observe(&record)?;
     }
+    println!("{} answers watched", monitor.stats().rows);
     for alert in monitor.advance(answer.at + chrono::TimeDelta::days(14))? {
         println!("{alert}");
     }

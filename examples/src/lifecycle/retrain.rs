@@ -39,6 +39,8 @@ pub struct Workshop {
     pub registry: SqlRegistry,
     /// The time.
     pub clock: ManualClock,
+    /// What the steps are made of: the whole program, so that any change of it makes them run again.
+    pub code: CodeIdentity,
 }
 
 /// One model to make.
@@ -92,16 +94,6 @@ struct Fitted {
     losses: Vec<f64>,
 }
 
-/// What the pipeline's steps are made of; a change of any of it makes them run again.
-fn code() -> CodeIdentity {
-    CodeIdentity::of_sources(&[
-        ("elec2.rs", include_str!("../elec2.rs")),
-        ("train.rs", include_str!("../train.rs")),
-        ("retrain.rs", include_str!("retrain.rs")),
-        ("Cargo.lock", include_str!("../../../Cargo.lock")),
-    ])
-}
-
 /// The signature of a model with these features.
 fn signature(features: &[String]) -> Result<Signature> {
     let inputs = features.iter().map(|name| ColumnSpec::new(name, ColumnType::Double));
@@ -119,14 +111,17 @@ pub fn data_gate() -> Result<DataGate> {
     for name in ["period", "nsw_price", "nsw_demand", "vic_price", "vic_demand", "transfer"] {
         gate = gate.column(share(name));
     }
-    gate = gate.column(apart("price_over_day")).column(apart("demand_over_day"));
+    gate = gate.column(share("price_before"));
+    for name in ["price_over_day", "price_step", "price_yesterday", "demand_over_day", "demand_step"] {
+        gate = gate.column(apart(name));
+    }
     Ok(gate.column(ColumnRules::new(LABEL).of_type(ColumnType::Long).not_null().allowed([0, 1])).build()?)
 }
 
 /// What a model must show before it may ask for promotion.
 fn model_gates() -> Result<GateSuite> {
-    let challenger = ChallengerGate::builder(PROBABILITY).margin(0.03).floor(0.8).min_rows(200).build()?;
-    let times_of_day = SliceGate::builder(PROBABILITY).quantiles("period", 4).margin(0.1).floor(0.7).min_rows(50);
+    let challenger = ChallengerGate::builder(PROBABILITY).margin(0.05).floor(0.7).min_rows(200).build()?;
+    let times_of_day = SliceGate::builder(PROBABILITY).quantiles("period", 4).margin(0.15).floor(0.6).min_rows(50);
     let latency = LatencyGate::builder().p99(std::time::Duration::from_millis(100)).build()?;
     Ok(GateSuite::new("before promotion").block(challenger).block(times_of_day.build()?).block(latency))
 }
@@ -156,7 +151,7 @@ async fn load(store: &dyn ArtifactStore, package: &Digest) -> Result<Arc<dyn Pre
 /// # Errors
 /// Those of the step that failed: rows that do not pass the data gate among them.
 pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
-    let mut p = Pipeline::builder("train-elec2").code(code());
+    let mut p = Pipeline::builder("train-elec2").code(shop.code.clone());
     let rows = p.value("rows", job.rows);
     let held_out = p.value("held_out", job.holdout);
     let params = p.value("params", job.params.clone());

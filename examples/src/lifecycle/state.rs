@@ -17,7 +17,6 @@ use crate::Result;
 /// Everything that changes while the stream is replayed.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct State {
-    pub(crate) options: Identity,
     /// The next row to be asked about.
     pub(crate) next: usize,
     pub(crate) champion: u64,
@@ -160,6 +159,31 @@ impl Scores {
 
 const FILE: &str = "state.json";
 
+/// The file that marks a directory as one of ours, and says which run it belongs to.
+pub(crate) const OWNER: &str = "lifecycle.json";
+
+/// Marks the directory as this run's.
+pub(crate) fn own(options: &Options) -> Result<()> {
+    let draft = options.out.join("state.json.new");
+    fs::write(&draft, serde_json::to_vec(&options.identity())?)?;
+    Ok(fs::rename(draft, options.out.join(OWNER))?)
+}
+
+/// Checks that what is to be resumed was started with the same options; where nothing was started, anything goes.
+pub(crate) fn check_owner(options: &Options) -> Result<()> {
+    let text = match fs::read(options.out.join(OWNER)) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let found: Identity = serde_json::from_slice(&text).map_err(|e| format!("{OWNER} cannot be read ({e})"))?;
+    if found != options.identity() {
+        let quick = if found.quick { " --quick" } else { "" };
+        let (out, seed) = (options.out.display(), found.seed);
+        return Err(format!("--resume: the run in {out} was started with --seed {seed}{quick}").into());
+    }
+    Ok(())
+}
+
 impl State {
     /// Keeps the state: a crash leaves the old file or the new one.
     pub(crate) fn save(&self, out: &Path) -> Result<()> {
@@ -178,15 +202,6 @@ impl State {
         };
         let state: Self = serde_json::from_slice(&text)
             .map_err(|e| format!("{} cannot be read ({e}); start again without --resume", FILE))?;
-        if state.options != options.identity() {
-            let Identity { seed, quick } = state.options;
-            let quick = if quick { " --quick" } else { "" };
-            return Err(format!(
-                "--resume: the run in {} was started with --seed {seed}{quick}",
-                options.out.display()
-            )
-            .into());
-        }
         Ok(Some(state))
     }
 }

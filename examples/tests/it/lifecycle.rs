@@ -1,6 +1,7 @@
 //! `lifecycle --quick` as a user runs it: the story happens, repeats, and survives being killed.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -54,7 +55,8 @@ async fn the_story_happens_and_is_on_record() {
     assert_eq!(s.scores.total[0].n, 3_187, "every request was answered and scored");
     assert_eq!(s.unhealthy, [0, 0, 0]);
     let monitored = s.scores.total[0].accuracy();
-    assert!(monitored > 0.9 && monitored > s.scores.total[3].accuracy(), "{monitored}");
+    let [_, _, day_old, _, majority] = s.scores.total.map(|t| t.accuracy());
+    assert!(monitored > 0.75 && monitored > day_old && monitored > majority, "{monitored}");
 
     for kind in ["model elec2/", "run ", "dataset elec2-train@", "dataset elec2@"] {
         assert!(s.origins.iter().any(|o| o.starts_with(kind)), "{kind} in {:?}", s.origins);
@@ -105,6 +107,7 @@ fn a_run_that_is_killed_and_resumed_ends_with_the_same_table() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let undisturbed = run(&mut lifecycle(dirs[0].path()));
     let out = dirs[1].path();
+    let mut killed = 0;
     for (kill, (events, millis)) in
         [(1, 30), (12, 0), (16, 5), (5, 170), (9, 2), (4, 90), (8, 11), (12, 60)].into_iter().enumerate()
     {
@@ -113,13 +116,19 @@ fn a_run_that_is_killed_and_resumed_ends_with_the_same_table() {
             command.arg("--resume");
         }
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let told = BufReader::new(child.stderr.take().unwrap()).lines();
-        told.take(events).for_each(|line| drop(line.unwrap()));
+        let (tell, told) = std::sync::mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        // Read to the end, or the program would meet a broken pipe before it is killed.
+        let reader = std::thread::spawn(move || stderr.lines().for_each(|line| drop(tell.send(line.unwrap()))));
+        told.iter().take(events).for_each(drop);
         // Any moment will do; this only spreads them.
         std::thread::sleep(Duration::from_millis(millis));
         child.kill().unwrap();
-        child.wait().unwrap();
+        let status = child.wait().unwrap();
+        reader.join().unwrap();
+        killed += usize::from(status.signal() == Some(9));
     }
+    assert!(killed >= 4, "only {killed} of 8 runs were killed before their end");
     let resumed = run(lifecycle(out).arg("--resume"));
     assert_eq!(table(&undisturbed), table(&resumed));
     assert_eq!(summary(dirs[0].path()), summary(out));
@@ -139,6 +148,12 @@ fn options_that_make_no_sense_are_refused() {
     let message = refused(&mut lifecycle(dir.path()));
     assert!(message.contains("thesis.txt") && message.contains("--out"), "{message}");
     assert_eq!(std::fs::read_to_string(dir.path().join("thesis.txt")).unwrap(), "years of work");
+
+    // Names like ours are not ours.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("store")).unwrap();
+    let message = refused(&mut lifecycle(dir.path()));
+    assert!(message.contains("store") && dir.path().join("store").exists(), "{message}");
 
     let dir = tempfile::tempdir().unwrap();
     run(&mut lifecycle(dir.path()));

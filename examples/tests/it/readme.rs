@@ -19,7 +19,11 @@ fn the_program_in_the_readme_is_the_one_that_runs() {
         assert!(code(EMBED).contains(&code(line)), "{line}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_embed")).current_dir(dir.path()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8_lossy(&output.stdout).contains(" by v1"));
+    // Twice: what was registered stays, and is found again.
+    for start in ["first", "second"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_embed")).current_dir(dir.path()).output().unwrap();
+        assert!(output.status.success(), "{start}: {}", String::from_utf8_lossy(&output.stderr));
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(told.contains(" by v1") && told.contains("1 answers watched"), "{start}: {told}");
+    }
 }

@@ -12,6 +12,7 @@ use mlops_core::{
 use mlops_examples::elec2::{Elec2, FEATURES};
 use mlops_examples::lifecycle::{Job, Workshop, data_gate, make};
 use mlops_examples::train::TrainParams;
+use mlops_pipeline::CodeIdentity;
 use mlops_pipeline::gate::{Gate, Subject};
 use mlops_registry::{
     AliasPolicy, ModelRegistry, NewModel, NewPromotion, NewRun, NewVersion, SqlRegistry, TrackingStore,
@@ -46,6 +47,7 @@ async fn fixture() -> Fixture {
         datasets: ParquetDatasets::new(store.clone()),
         registry: registry.clone(),
         clock,
+        code: CodeIdentity::declared("test"),
     };
     let made = make(&shop, job(run)).await.unwrap();
     assert_eq!(made.gates.verdict, Verdict::Pass, "{}", made.gates);
@@ -173,7 +175,7 @@ async fn requests_with_a_missing_column_or_nan_are_refused_and_named() {
     let good = elec2.request(2_000).unwrap();
     let refused = async |rows: RecordBatch| deployment.predict(Request::new("k", rows)).await.unwrap_err().to_string();
     let error = refused(good.project(&[0, 1, 2]).unwrap()).await;
-    assert!(error.contains("\"vic_price\"") && error.contains("missing"), "{error}");
+    assert!(error.contains("\"transfer\"") && error.contains("missing"), "{error}");
     let error = refused(with_column(&good, "transfer", vec![f64::INFINITY])).await;
     assert!(error.contains("\"transfer\"") && error.contains("row 0 is not finite"), "{error}");
     let error = refused(good.slice(0, 0)).await;
@@ -190,6 +192,7 @@ async fn a_pipeline_stops_at_rows_that_do_not_pass() {
         datasets: ParquetDatasets::new(store),
         registry,
         clock: ManualClock::at(from_micros(0)),
+        code: CodeIdentity::declared("test"),
     };
     let few = Job { rows: (0, 100), holdout: 20, ..job(RunId::derived(from_micros(0), b"few")) };
     let error = make(&shop, few).await.unwrap_err();

@@ -47,10 +47,10 @@ fn encode(batches: &[RecordBatch]) -> Result<Vec<u8>> {
         .set_created_by("mlops-core".to_owned())
         .build();
     let Some(first) = batches.first() else { return Ok(Vec::new()) };
-    let mut writer = ArrowWriter::try_new(Vec::new(), first.schema(), Some(properties)).map_err(unreadable)?;
-    for batch in batches {
-        writer.write(batch).map_err(unreadable)?;
-    }
+    // As one batch: where Parquet ends its pages depends on how rows come in, and equal rows must be equal bytes.
+    let rows = arrow::compute::concat_batches(&first.schema(), batches)?;
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).map_err(unreadable)?;
+    writer.write(&rows).map_err(unreadable)?;
     writer.into_inner().map_err(unreadable)
 }
 
@@ -86,9 +86,17 @@ impl DatasetStore for ParquetDatasets {
             author: new.author,
         };
         let manifest = crate::json::to_canonical(&version)?;
-        match self.store.put_opts(&manifest_key(&version.name, &digest), manifest.into(), PutMode::Create).await {
+        let key = manifest_key(&version.name, &digest);
+        match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
             Ok(()) => Ok(version),
-            Err(Error::AlreadyExists { .. }) => self.version(&version.name, &digest).await,
+            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &digest).await {
+                // What is there is damaged: the same version, written anew, mends it.
+                Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
+                    self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
+                    Ok(version)
+                }
+                known => known,
+            },
             Err(error) => Err(error),
         }
     }

@@ -105,4 +105,6 @@ async fn a_manifest_that_was_edited_is_corrupt() {
     let edited = String::from_utf8(store.get(&key).await.unwrap().to_vec()).unwrap().replace("honest", "forged");
     store.put_opts(&key, edited.into(), mlops_core::store::PutMode::Overwrite).await.unwrap();
     assert!(matches!(datasets.version("d", &version.digest).await, Err(Error::Corrupt { .. })));
+    let mended = datasets.commit(NewDataset::new("d", [two_rows()]).source("honest")).await.unwrap();
+    assert_eq!(mended, datasets.version("d", &version.digest).await.unwrap(), "committing the rows again mends it");
 }

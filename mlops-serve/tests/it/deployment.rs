@@ -128,6 +128,7 @@ async fn bad_inputs_are_named() {
     let error = deployment.predict(Request::new("k", rows(vec![1.0, f64::NAN]))).await.unwrap_err().to_string();
     assert!(error.contains("\"x\"") && error.contains("row 1"), "{error}");
     assert!(deployment.predict(Request::new("k", rows(vec![]))).await.is_err());
+    assert_eq!(deployment.failures("m", 1), 0, "the callers' faults, not the model's");
     let one_id = vec![PredictionId::derived(from_micros(0), b"")];
     assert!(deployment.predict(Request::new("k", rows(vec![1.0, 2.0])).ids(one_id)).await.is_err());
 }
@@ -153,6 +154,7 @@ async fn a_failing_shadow_is_counted_and_harmless() {
         }
         deployment.drain().await;
         assert_eq!(deployment.health().shadow_failures, 5, "version {bad}");
+        assert_eq!((deployment.failures("m", bad), deployment.failures("m", 1)), (5, 0), "counted by version");
     }
 }
 
