@@ -77,19 +77,15 @@ pub(crate) async fn look_up(store: &dyn ArtifactStore, key: &Digest, node: &Node
     Some((record, stored))
 }
 
-/// Keeps an output, then the entry that names it: a crash between the two leaves a loose artifact, never a false entry.
-pub(crate) async fn keep(
-    store: &dyn ArtifactStore,
-    key: Option<&Digest>,
-    output: &Stored,
-    record: &Record,
-) -> mlops_core::Result<()> {
+/// Keeps an output. Its entry comes after it: a crash between the two leaves a loose artifact, never a false entry.
+pub(crate) async fn keep_output(store: &dyn ArtifactStore, output: &Stored) -> mlops_core::Result<()> {
     // Overwrites, where `put_artifact` would leave damaged bytes under this digest as they are.
-    store.put(&mlops_core::store::artifact_key(&output.digest), output.bytes.clone()).await?;
-    match key {
-        Some(key) => store.put(&place(key), mlops_core::json::to_canonical(record)?.into()).await,
-        None => Ok(()),
-    }
+    store.put(&mlops_core::store::artifact_key(&output.digest), output.bytes.clone()).await
+}
+
+/// Keeps the entry that names an output, once everything else about it is kept.
+pub(crate) async fn keep_entry(store: &dyn ArtifactStore, key: &Digest, record: &Record) -> mlops_core::Result<()> {
+    store.put(&place(key), mlops_core::json::to_canonical(record)?.into()).await
 }
 
 fn place(key: &Digest) -> String {

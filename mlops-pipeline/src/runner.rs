@@ -356,8 +356,12 @@ impl Session {
         let Used { reads, writes } = used.clone();
         let (run, at) = (self.run, self.clock.now());
         let record = Record { step: node.name.clone(), output: output.digest, run, at, reads, writes };
-        cache::keep(&*self.store, key.as_ref(), &output, &record).await.map_err(not_kept)?;
+        cache::keep_output(&*self.store, &output).await.map_err(not_kept)?;
+        // Before the entry: a run cut off in between computes again, while a hit could not tell what was not recorded.
         self.link(node, step, key, &inputs, &output, run, &used).await.map_err(not_kept)?;
+        if let Some(key) = &key {
+            cache::keep_entry(&*self.store, key, &record).await.map_err(not_kept)?;
+        }
         Ok(Finished { output, status: StepStatus::Computed })
     }
 
@@ -393,6 +397,8 @@ impl Session {
     }
 
     /// Records the step in the lineage graph: the same nodes, facts and edges each time it is done for this run.
+    ///
+    /// On a hit it records the step that computed the output as well, whose own run may have had no lineage store.
     #[allow(clippy::too_many_arguments)] // each is one part of what is recorded, and there is one caller
     async fn link(
         &self,
@@ -405,17 +411,23 @@ impl Session {
         used: &Used,
     ) -> mlops_core::Result<()> {
         let Some(lineage) = &self.lineage else { return Ok(()) };
+        let code = cache::code_of(&self.plan, step);
+        // The key covers the code, so a step of another run that has this key ran this code.
+        let described = |run: RunId| {
+            let mut described = LineageNode::new(NodeRef::step(run, &node.name))
+                .fact("output", output.digest)
+                .fact("cached", computed_by != run)
+                .fact("computed_by", computed_by);
+            if let Some(code) = &code {
+                described = described.fact("code", code);
+            }
+            if let Some(key) = key {
+                described = described.fact("key", key);
+            }
+            described
+        };
         let here = NodeRef::step(self.run, &node.name);
-        let mut facts = LineageNode::new(here.clone())
-            .fact("output", output.digest)
-            .fact("cached", computed_by != self.run)
-            .fact("computed_by", computed_by);
-        if let Some(code) = cache::code_of(&self.plan, step) {
-            facts = facts.fact("code", code);
-        }
-        if let Some(key) = key {
-            facts = facts.fact("key", key);
-        }
+        let mut facts = described(self.run);
         let mut edges = vec![Edge::new(here.clone(), NodeRef::run(self.run))];
         for (&index, stored) in step.inputs.iter().zip(inputs) {
             let input = &self.plan.nodes[index];
@@ -425,13 +437,17 @@ impl Session {
             }
         }
         edges.extend(used.reads.iter().map(|d| Edge::new(NodeRef::dataset(d), here.clone())));
-        if computed_by == self.run {
-            edges.extend(used.writes.iter().map(|d| Edge::new(here.clone(), NodeRef::dataset(d))));
-        } else {
-            // The other run's step made what this one stands for: it, not this one, wrote the datasets.
-            edges.push(Edge::new(NodeRef::step(computed_by, &node.name), here.clone()));
+        // The step that computed the output, here or in another run, wrote the datasets.
+        let maker = NodeRef::step(computed_by, &node.name);
+        edges.extend(used.writes.iter().map(|d| Edge::new(maker.clone(), NodeRef::dataset(d))));
+        let mut nodes = vec![facts];
+        if maker != here {
+            nodes.push(described(computed_by));
+            edges.extend(used.reads.iter().map(|d| Edge::new(NodeRef::dataset(d), maker.clone())));
+            edges.push(Edge::new(maker.clone(), NodeRef::run(computed_by)));
+            edges.push(Edge::new(maker, here));
         }
-        lineage.record(&[facts], &edges).await
+        lineage.record(&nodes, &edges).await
     }
 }
 

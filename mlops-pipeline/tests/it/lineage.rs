@@ -1,8 +1,12 @@
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use mlops_core::lineage::{LineageStore, MemoryLineage, NodeKind, NodeRef};
+use futures::future::BoxFuture;
+use mlops_core::lineage::{Edge, Graph, LineageStore, MemoryLineage, Node, NodeKind, NodeRef};
 use mlops_core::store::MemoryStore;
-use mlops_core::{DatasetRef, Digest, RunId};
+use mlops_core::{DatasetRef, Digest, Error, Result, RunId};
 use mlops_pipeline::{CodeIdentity, Pipeline, Runner};
 
 fn dataset(name: &str) -> DatasetRef {
@@ -92,4 +96,70 @@ async fn starting_a_run_again_leaves_the_same_graph() {
     let before = lineage.upstream(&NodeRef::run(run_id("one")), usize::MAX).await.unwrap();
     pipeline().run(&runner).await.unwrap();
     assert_eq!(lineage.upstream(&NodeRef::run(run_id("one")), usize::MAX).await.unwrap(), before);
+}
+
+/// Refuses what is recorded of `ingest` as long as it is broken.
+#[derive(Clone, Debug, Default)]
+struct Flaky {
+    inner: MemoryLineage,
+    broken: Arc<AtomicBool>,
+}
+
+impl fmt::Display for Flaky {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("flaky")
+    }
+}
+
+// What `#[async_trait]` writes, for this one test.
+impl LineageStore for Flaky {
+    fn record<'s: 'f, 'n: 'f, 'e: 'f, 'f>(&'s self, nodes: &'n [Node], edges: &'e [Edge]) -> BoxFuture<'f, Result<()>> {
+        if self.broken.load(Ordering::SeqCst) && nodes.iter().any(|n| n.node.id.ends_with("ingest")) {
+            return Box::pin(std::future::ready(Err(Error::invalid("lineage", "down"))));
+        }
+        self.inner.record(nodes, edges)
+    }
+
+    fn upstream<'s: 'f, 'n: 'f, 'f>(&'s self, node: &'n NodeRef, depth: usize) -> BoxFuture<'f, Result<Graph>> {
+        self.inner.upstream(node, depth)
+    }
+
+    fn downstream<'s: 'f, 'n: 'f, 'f>(&'s self, node: &'n NodeRef, depth: usize) -> BoxFuture<'f, Result<Graph>> {
+        self.inner.downstream(node, depth)
+    }
+}
+
+#[tokio::test]
+async fn a_step_whose_lineage_could_not_be_kept_is_not_taken_from_the_cache() {
+    let (store, lineage) = (MemoryStore::default(), Flaky::default());
+    let (one, two) = (run_id("one"), run_id("two"));
+    let runner = |run| Runner::new(store.clone()).run_id(run).lineage(lineage.clone());
+    lineage.broken.store(true, Ordering::SeqCst);
+    let error = pipeline().run(&runner(one)).await.unwrap_err();
+    assert!(matches!(&error, mlops_pipeline::Error::NotKept { step, .. } if step == "ingest"), "{error:?}");
+    lineage.broken.store(false, Ordering::SeqCst);
+    let run = pipeline().run(&runner(two)).await.unwrap();
+    assert_eq!(run.report().cached().count(), 0);
+    let wrote = format!("{} -> {}", NodeRef::step(two, "ingest"), NodeRef::dataset(&dataset("prices")));
+    assert!(around(&lineage.inner, two).await.contains(&wrote));
+}
+
+#[tokio::test]
+async fn a_hit_records_what_a_run_without_lineage_computed() {
+    let (store, lineage) = (MemoryStore::default(), MemoryLineage::default());
+    let (one, two) = (run_id("one"), run_id("two"));
+    pipeline().run(&Runner::new(store.clone()).run_id(one)).await.unwrap();
+    pipeline().run(&Runner::new(store.clone()).run_id(two).lineage(lineage.clone())).await.unwrap();
+    let edges = around(&lineage, one).await;
+    let (ingest, feed) = (NodeRef::step(one, "ingest"), NodeRef::dataset(&dataset("feed")));
+    for edge in [
+        format!("{ingest} -> {}", NodeRef::dataset(&dataset("prices"))),
+        format!("{feed} -> {ingest}"),
+        format!("{ingest} -> {}", NodeRef::run(one)),
+    ] {
+        assert!(edges.contains(&edge), "{edge} in {edges:?}");
+    }
+    let node = lineage.upstream(&ingest, 0).await.unwrap().nodes.remove(0);
+    assert_eq!((&*node.facts["cached"], &node.facts["computed_by"]), ("false", &one.to_string()));
+    assert_eq!(node.facts["code"], "declared:v1");
 }
