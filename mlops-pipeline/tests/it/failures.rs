@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mlops_core::store::MemoryStore;
-use mlops_core::{Finding, Verdict};
+use mlops_core::{Finding, RunId, Verdict};
 use mlops_pipeline::{
     CodeIdentity, Error, FailureMode, MemoryObserver, Pipeline, RunEvent, RunReport, Runner, StepStatus,
 };
@@ -149,9 +149,12 @@ async fn no_more_steps_run_at_once_than_there_are_workers() {
 
 /// `bad` fails once `slow` has started; `slow` then needs a word from outside to finish.
 fn one_fails_while_another_runs(finish: &Arc<Notify>) -> Pipeline {
-    let started = Arc::new(Notify::new());
+    one_fails_once_started(finish, &Arc::new(Notify::new()))
+}
+
+fn one_fails_once_started(finish: &Arc<Notify>, started: &Arc<Notify>) -> Pipeline {
     let mut p = Pipeline::builder("p").code(CodeIdentity::declared("1"));
-    let (tell, finish) = (Arc::clone(&started), Arc::clone(finish));
+    let (tell, finish) = (Arc::clone(started), Arc::clone(finish));
     p.step("slow", (), move |_, ()| {
         let (tell, finish) = (Arc::clone(&tell), Arc::clone(&finish));
         async move {
@@ -160,6 +163,7 @@ fn one_fails_while_another_runs(finish: &Arc<Notify>) -> Pipeline {
             Ok(1)
         }
     });
+    let started = Arc::clone(started);
     p.step("bad", (), move |_, ()| {
         let started = Arc::clone(&started);
         async move {
@@ -193,11 +197,24 @@ impl mlops_pipeline::RunObserver for OnFailure {
 #[tokio::test]
 async fn by_default_running_steps_finish_and_are_kept() {
     let (finish, seen) = (Arc::new(Notify::new()), MemoryObserver::default());
-    let runner = runner().observer(OnFailure(Arc::clone(&finish))).observer(seen.clone());
-    let pipeline = one_fails_while_another_runs(&finish);
-    let error = pipeline.run(&runner).await.unwrap_err();
+    let store = MemoryStore::default();
+    let on = |run: &[u8]| {
+        let id = RunId::derived("1997-01-01T00:00:00Z".parse().unwrap(), run);
+        let runner = Runner::new(store.clone()).workers(4).run_id(id).observer(seen.clone());
+        (id, runner.observer(OnFailure(Arc::clone(&finish))))
+    };
+    let (first, runner) = on(b"first");
+    let error = one_fails_while_another_runs(&finish).run(&runner).await.unwrap_err();
     assert_eq!(error.step(), Some("bad"));
     assert_eq!(report(&seen).step("slow").unwrap().status, StepStatus::Computed);
+
+    // `slow` is not run again to say that it has started, so `bad` gets that word here.
+    let (_, runner) = on(b"second");
+    let started = Arc::new(Notify::new());
+    started.notify_one();
+    let error = one_fails_once_started(&finish, &started).run(&runner).await.unwrap_err();
+    assert_eq!(error.step(), Some("bad"));
+    assert_eq!(report(&seen).step("slow").unwrap().status, StepStatus::Cached { computed_by: first });
 }
 
 #[tokio::test]
