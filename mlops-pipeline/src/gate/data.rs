@@ -2,13 +2,17 @@ use std::collections::BTreeSet;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{ArrowPrimitiveType, DataType, Float16Type, Float64Type};
 use mlops_core::signature::ColumnType;
 use mlops_core::{Finding, Measurement, Signature, Verdict};
 use serde_json::Value;
 
 use super::{Gate, Subject, invalid};
 use crate::Result;
+
+/// The 16-bit float that Arrow uses.
+#[allow(non_camel_case_types)] // as it is called where it comes from
+type f16 = <Float16Type as ArrowPrimitiveType>::Native;
 
 /// How many broken rules a summary spells out.
 const SHOWN: usize = 5;
@@ -76,25 +80,28 @@ impl ColumnRules {
         self
     }
 
-    /// No row is null.
+    /// No row is null, be it in the column itself or in the dictionary it points to.
     pub fn not_null(mut self) -> Self {
         self.not_null = true;
         self
     }
 
-    /// No row is NaN or infinite. Nulls are another matter: see [`not_null`](Self::not_null).
+    /// No row is NaN or infinite; a column of another kind than numbers breaks it too. Nulls are another matter: see
+    /// [`not_null`](Self::not_null).
     pub fn finite(mut self) -> Self {
         self.finite = true;
         self
     }
 
-    /// Every value lies in `[low, high]`; implies [`finite`](Self::finite).
+    /// Every value lies in `[low, high]`; implies [`finite`](Self::finite). The limits are rounded to the column's type
+    /// first, so that a 32-bit 0.1 lies in `[0.1, 1]`.
     pub fn range(mut self, low: f64, high: f64) -> Self {
         self.range = Some((low, high));
         self.finite()
     }
 
-    /// Every value is one of these numbers, texts or Booleans.
+    /// Every value is one of these numbers, texts or Booleans. Numbers are rounded to the column's type first, so that a
+    /// 32-bit 0.1 is `0.1`.
     pub fn allowed(mut self, values: impl IntoIterator<Item = impl Into<Value>>) -> Self {
         self.allowed = Some(values.into_iter().map(Into::into).collect());
         self
@@ -113,41 +120,64 @@ impl ColumnRules {
         if let Some(wanted) = self.column_type.map(ColumnType::arrow).filter(|t| t != array.data_type()) {
             return report("other type", format!("is {}, not {wanted}", array.data_type()), n as u64);
         }
+        // Values in place of dictionary keys, so that each kind of column is met in one form.
+        let plain = match array.data_type() {
+            DataType::Dictionary(_, values) => cast(array, values).ok(),
+            _ => None,
+        };
+        let array = plain.as_ref().unwrap_or(array);
+        let nulls = array.logical_nulls();
+        let valid = |row: usize| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
         let mut count = |rule: &'static str, text: &str, breaks: &dyn Fn(usize) -> bool| {
             let mut offenders = (0..n).filter(|&row| breaks(row));
             if let Some(first) = offenders.next() {
                 let many = 1 + offenders.count();
-                let what = format!("{many} of {n} rows {text}, first at row {first} ({})", shown(array, first));
+                let value = if valid(first) { shown(array, first) } else { "null".to_owned() };
+                let what = format!("{many} of {n} rows {text}, first at row {first} ({value})");
                 report(rule, what, many as u64);
             }
         };
-        let valid = |row: usize| array.is_valid(row);
         if self.not_null {
             count("null", "null", &|row| !valid(row));
         }
-        let numeric = array.data_type().is_numeric() || *array.data_type() == DataType::Boolean;
+        let kind = array.data_type().clone();
+        let numeric = kind.is_numeric() || kind == DataType::Boolean;
         let numbers = if numeric { cast(array, &DataType::Float64).ok() } else { None };
         let numbers = numbers.as_ref().map(|a| a.as_primitive::<Float64Type>().values());
-        if let Some(values) = numbers.filter(|_| self.finite) {
-            count("not finite", "not finite", &|row| valid(row) && !values[row].is_finite());
+        let rounded = |x: f64| match kind {
+            DataType::Float16 => f64::from(f16::from_f64(x)),
+            DataType::Float32 => f64::from(x as f32),
+            _ => x,
+        };
+        if self.finite {
+            match (numbers, self.range) {
+                (Some(values), _) => {
+                    count("not finite", "not finite", &|row| valid(row) && !values[row].is_finite());
+                }
+                (None, None) => count("not a number", "not numbers, which alone can be finite", &valid),
+                // Said by the range, below.
+                (None, Some(_)) => {}
+            }
         }
         if let Some((low, high)) = self.range {
             match numbers {
                 Some(values) => count("outside the range", &format!("outside [{low}, {high}]"), &|row| {
-                    valid(row) && values[row].is_finite() && !(low..=high).contains(&values[row])
+                    let range = rounded(low)..=rounded(high);
+                    valid(row) && values[row].is_finite() && !range.contains(&values[row])
                 }),
                 None => count("not a number", "not numbers, which a range needs", &valid),
             }
         }
         if let Some(allowed) = &self.allowed {
-            let is_allowed: Box<dyn Fn(usize) -> bool> = if *array.data_type() == DataType::Boolean {
+            let is_allowed: Box<dyn Fn(usize) -> bool> = if kind == DataType::Boolean {
                 let flags = array.as_boolean();
                 Box::new(move |row| allowed.contains(&Value::Bool(flags.value(row))))
             } else if let Some(values) = numbers {
-                Box::new(move |row| allowed.iter().any(|a| a.as_f64() == Some(values[row])))
+                let allowed: Vec<f64> = allowed.iter().filter_map(Value::as_f64).map(rounded).collect();
+                Box::new(move |row| allowed.contains(&values[row]))
             } else {
                 let texts: BTreeSet<&str> = allowed.iter().filter_map(Value::as_str).collect();
-                Box::new(move |row| texts.contains(shown(array, row).as_str()))
+                Box::new(move |row| whole(array, row).is_some_and(|text| texts.contains(text.as_str())))
             };
             count("not an allowed value", "not an allowed value", &|row| valid(row) && !is_allowed(row));
         }
@@ -162,16 +192,17 @@ struct Broken {
     rows: u64,
 }
 
-/// One value as text, cut to what a person reads.
+/// One value that is not null as text, cut to what a person reads.
 fn shown(array: &ArrayRef, row: usize) -> String {
-    if array.is_null(row) {
-        return "null".to_owned();
-    }
     if let Some(floats) = array.as_primitive_opt::<Float64Type>() {
         return floats.value(row).to_string();
     }
-    let text = arrow::util::display::array_value_to_string(array, row).unwrap_or_else(|_| "?".to_owned());
-    text.chars().take(80).collect()
+    whole(array, row).unwrap_or_else(|| "?".to_owned()).chars().take(80).collect()
+}
+
+/// One value that is not null as text.
+fn whole(array: &ArrayRef, row: usize) -> Option<String> {
+    arrow::util::display::array_value_to_string(array, row).ok()
 }
 
 impl DataGate {
@@ -200,12 +231,13 @@ impl DataGateBuilder {
         self
     }
 
-    /// Adds what a model with this signature asks of its inputs: each required column there, of its type, not null and
-    /// finite.
+    /// Adds what a model with this signature asks of its inputs: each required column there, of its type, not null and,
+    /// if it holds floats, finite.
     pub fn signature(mut self, signature: &Signature) -> Self {
         for spec in signature.inputs().iter().filter(|c| c.required) {
             let rules = ColumnRules::new(&spec.name).of_type(spec.column_type).not_null();
-            self.0.columns.push(rules.finite());
+            let floats = matches!(spec.column_type, ColumnType::Float | ColumnType::Double);
+            self.0.columns.push(if floats { rules.finite() } else { rules });
         }
         self
     }

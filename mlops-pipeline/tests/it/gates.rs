@@ -1,7 +1,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{
+    Array, ArrayRef, DictionaryArray, Float32Array, Float64Array, Int32Array, Int64Array, NullArray, RecordBatch,
+    StringArray,
+};
 use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 use mlops_core::{FnPredictor, Predictor, Verdict};
 use mlops_pipeline::Error;
@@ -391,4 +394,68 @@ fn a_suite_joins_what_blocks_and_shows_what_warns() {
 fn cells_are_counted() {
     let paired = Paired::count(&[true, true, false, false], &[true, false, true, false]);
     assert_eq!(paired, Paired { both: 1, only_candidate: 1, only_champion: 1, neither: 1 });
+}
+
+/// The verdict and summary of a gate with one column `c`.
+fn column(array: ArrayRef, rules: impl FnOnce(ColumnRules) -> ColumnRules) -> (Verdict, String) {
+    let gate = DataGate::builder().column(rules(ColumnRules::new("c"))).build().unwrap();
+    let finding = gate.check(&Subject::new().data(&batch([("c", array)]))).unwrap();
+    (finding.verdict, finding.summary)
+}
+
+#[test]
+fn a_long_text_is_compared_whole() {
+    let long = "x".repeat(80);
+    let texts: ArrayRef = Arc::new(StringArray::from(vec![format!("{long}1"), format!("{long}2")]));
+    let (verdict, text) = column(Arc::clone(&texts), |c| c.allowed([format!("{long}1")]));
+    assert_eq!(verdict, Verdict::Fail);
+    assert_eq!(text, format!("column \"c\": 1 of 2 rows not an allowed value, first at row 1 ({long})"));
+    assert_eq!(column(Arc::clone(&texts), |c| c.allowed([long.clone()])).0, Verdict::Fail, "only cut is it that");
+    assert_eq!(column(texts, |c| c.allowed([format!("{long}1"), format!("{long}2")])).0, Verdict::Pass);
+}
+
+#[test]
+fn nulls_are_found_wherever_arrow_keeps_them() {
+    let dictionary = |values: Vec<Option<&str>>| -> ArrayRef {
+        let keys = Int32Array::from(vec![0, 1, 0]);
+        Arc::new(DictionaryArray::new(keys, Arc::new(StringArray::from(values))))
+    };
+    let null = |array| column(array, ColumnRules::not_null);
+    let (verdict, text) = null(Arc::new(NullArray::new(3)));
+    assert_eq!((verdict, &*text), (Verdict::Fail, "column \"c\": 3 of 3 rows null, first at row 0 (null)"));
+    let (verdict, text) = null(dictionary(vec![Some("a"), None]));
+    assert_eq!((verdict, &*text), (Verdict::Fail, "column \"c\": 1 of 3 rows null, first at row 1 (null)"));
+    assert_eq!(null(dictionary(vec![Some("a"), Some("b")])).0, Verdict::Pass);
+    let allowed = |values| column(dictionary(values), |c| c.allowed(["a"])).0;
+    assert_eq!(allowed(vec![Some("a"), None]), Verdict::Pass, "null or not is another rule");
+    assert_eq!(allowed(vec![Some("a"), Some("b")]), Verdict::Fail);
+}
+
+#[test]
+fn a_column_that_is_no_number_is_not_finite() {
+    let texts = || -> ArrayRef { Arc::new(StringArray::from(vec!["1", "2"])) };
+    let (verdict, text) = column(texts(), ColumnRules::finite);
+    assert_eq!(verdict, Verdict::Fail);
+    assert_eq!(text, "column \"c\": 2 of 2 rows not numbers, which alone can be finite, first at row 0 (1)");
+    let (_, text) = column(texts(), |c| c.range(0.0, 1.0));
+    assert_eq!(text, "column \"c\": 2 of 2 rows not numbers, which a range needs, first at row 0 (1)", "said once");
+    let signature = Signature::new(
+        [ColumnSpec::new("c", ColumnType::String)],
+        [ColumnSpec::new("probability", ColumnType::Double)],
+    );
+    let gate = DataGate::builder().signature(&signature.unwrap()).build().unwrap();
+    let finding = gate.check(&Subject::new().data(&batch([("c", texts())]))).unwrap();
+    assert_eq!(finding.verdict, Verdict::Pass, "a signature asks floats alone to be finite: {finding}");
+}
+
+#[test]
+fn numbers_are_compared_in_the_type_of_the_column() {
+    let floats = || -> ArrayRef { Arc::new(Float32Array::from(vec![0.1, 0.7])) };
+    assert_eq!(column(floats(), |c| c.allowed([0.1, 0.7])).0, Verdict::Pass);
+    assert_eq!(column(floats(), |c| c.allowed([0.1, 0.700_001])).0, Verdict::Fail);
+    assert_eq!(column(floats(), |c| c.range(0.1, 0.7)).0, Verdict::Pass);
+    assert_eq!(column(floats(), |c| c.range(0.1, 0.699_999)).0, Verdict::Fail);
+    let halves = || arrow::compute::cast(&floats(), &arrow::datatypes::DataType::Float16).unwrap();
+    assert_eq!(column(halves(), |c| c.allowed([0.1, 0.7])).0, Verdict::Pass);
+    assert_eq!(column(halves(), |c| c.allowed([0.1])).0, Verdict::Fail);
 }
