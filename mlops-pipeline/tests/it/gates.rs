@@ -166,7 +166,7 @@ fn options_out_of_range_are_refused() {
         slices().quantiles("x", 1).build().err(),
         SliceGate::builder("p").build().err(),
         LatencyGate::builder().build().err(),
-        LatencyGate::builder().p99(Duration::ZERO).calls(50).build().err(),
+        LatencyGate::builder().p99(Duration::ZERO).calls(367).build().err(),
         LatencyGate::builder().p99(Duration::ZERO).batch(0).build().err(),
         DataGate::builder().min_rows(0).build().err(),
         DataGate::builder().column(ColumnRules::new("x").range(1.0, 0.0)).build().err(),
@@ -316,6 +316,37 @@ fn a_slow_predictor_fails_and_a_quick_one_passes() {
     let (verdict, text) = wanted(&quick, &Subject::new().holdout(&rows, "label").candidate(&good));
     assert_eq!(verdict, Verdict::Pass, "{text}");
     assert!(text.contains("on 10 rows at a time"), "{text}");
+}
+
+#[test]
+fn fewer_rows_than_a_batch_say_nothing_of_its_latency() {
+    let (rows, good) = (holdout(50, 0.1), good());
+    let gate = |batch| LatencyGate::builder().p50(Duration::from_secs(1)).batch(batch).calls(100).build().unwrap();
+    let subject = Subject::new().data(&rows).candidate(&good);
+    assert_eq!(gate(50).check(&subject).unwrap().verdict, Verdict::Pass);
+    let finding = gate(51).check(&subject).unwrap();
+    assert_eq!(finding.verdict, Verdict::Inconclusive);
+    assert_eq!(finding.summary, "there are 50 rows, fewer than the batch of 51");
+}
+
+#[test]
+fn a_percentile_that_its_calls_cannot_place_is_inconclusive() {
+    let rows = holdout(1, 0.1);
+    // Every other call is slow, so the median lies anywhere from quick to slow.
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let model = model("uneven", move |x| {
+        if calls.fetch_add(1, std::sync::atomic::Ordering::Relaxed).is_multiple_of(2) {
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        x
+    });
+    let gate = LatencyGate::builder().p50(Duration::from_millis(3)).warm_up(0).calls(100).build().unwrap();
+    let finding = gate.check(&Subject::new().data(&rows).candidate(&model)).unwrap();
+    assert_eq!(finding.verdict, Verdict::Inconclusive, "{finding}");
+    assert_eq!(finding.summary, "p50 may be above or within the budget of 3ms, on single rows");
+    let (low, high) = finding.measurements[0].interval.unwrap();
+    assert!(low < 3_000.0 && high >= 4_000.0, "{finding}");
+    assert_eq!(finding.measurements[1].interval, None, "100 calls have no upper limit of p99");
 }
 
 #[test]
