@@ -10,6 +10,10 @@ use crate::Result;
 ///
 /// Without one, nothing is taken from the cache.
 ///
+/// It stands for code, not for data: a value that a step's closure captures, and a file or service that it reads, are not
+/// part of it, nor of the key. Give those as [`value`](crate::PipelineBuilder::value)s or inputs, or mark the step
+/// [`uncached`](crate::StepOptions::uncached).
+///
 /// | made by | changes when | forgets |
 /// | --- | --- | --- |
 /// | [`declared`](Self::declared) | you say so | whatever you forget |

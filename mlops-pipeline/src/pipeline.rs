@@ -298,9 +298,15 @@ impl PipelineBuilder {
     /// It must be fit to run again: a retry, or a crash just before its output is kept, repeats it. Work that keeps a
     /// processor busy belongs in [`StepContext::blocking`].
     ///
+    /// The cache knows the step by its name, its code identity and version, and `inputs`, and by nothing else. Values that
+    /// `body` captures, and files or services that it reads, may change and the old output is still taken: give them as
+    /// [`value`](Self::value)s or inputs (outside data by its digest), or mark the step
+    /// [`uncached`](StepOptions::uncached).
+    ///
     /// Values pass through JSON on their way, in a first run as in a cached one, so a later step sees the same either
     /// way. JSON has no NaN and no infinity: such an output is [`Error::InvalidOutput`] unless its type says how to
-    /// write one (`mlops_core::json::lossless_f64`).
+    /// write one (`mlops_core::json::lossless_f64`). Inside an `Option`, though, such a float is written as `null` and
+    /// reads back as `None`, without an error.
     pub fn step<I, T, F, Fut>(&mut self, name: impl Into<String>, inputs: I, body: F) -> Handle<T>
     where
         I: Inputs,

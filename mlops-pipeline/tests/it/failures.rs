@@ -225,6 +225,14 @@ async fn an_output_that_json_cannot_hold_is_an_error_of_its_step() {
     assert!(matches!(&error, Error::InvalidOutput { step, .. } if step == "mean"), "{error:?}");
 }
 
+#[tokio::test]
+async fn inside_an_option_a_float_that_json_cannot_hold_becomes_null() {
+    let mut p = Pipeline::builder("p");
+    let mean = p.step("mean", (), |_, ()| async { Ok(vec![Some(f64::NAN), Some(1.0)]) });
+    let run = p.build().unwrap().run(&runner()).await.unwrap();
+    assert_eq!(run.output(mean).unwrap(), [None, Some(1.0)]);
+}
+
 #[test]
 fn what_cannot_be_built_says_why() {
     type Build = fn() -> mlops_pipeline::Result<Pipeline>;
