@@ -525,7 +525,8 @@ pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
     ///
     /// Lineage gets an edge from the run (the one given, else the one that the package's provenance names; two that
     /// differ are [`InvalidInput`](mlops_core::Error::InvalidInput)) to the version, and what the provenance says: code
-    /// commit, lock file, toolchain and seed on the run, and an edge from each dataset version to it.
+    /// commit, lock file, toolchain and seed as facts of the version, and an edge from each dataset version to it. Two
+    /// versions of one run keep their own.
     async fn create_version(&self, who: &Principal, new: NewVersion) -> Result<ModelVersion>;
 
     /// One version.

@@ -202,16 +202,11 @@ fn event(at: Timestamp, kind: EventKind, model: &str, version: Option<u64>) -> E
     Event { seq: 0, at, kind, model: model.to_owned(), version, alias: None, revision: None, promotion: None }
 }
 
-/// What the graph learns from a new version.
-fn origins(version: &ModelVersion, provenance: Option<&Provenance>) -> (Vec<Node>, Vec<Edge>) {
+/// What the graph learns from a new version: all of it of the version itself, as one run may make several.
+fn origins(version: &ModelVersion, provenance: Option<&Provenance>) -> (Node, Vec<Edge>) {
     let model = NodeRef::model(&version.model, version.version);
-    let mut nodes = vec![Node::new(model.clone()).fact("package", version.package).fact("author", &version.author)];
-    // Without a run, what the package says about its making is told of the version itself.
-    let maker = version.run.map_or_else(|| model.clone(), NodeRef::run);
-    let mut edges = Vec::new();
-    if maker != model {
-        edges.push(Edge::new(maker.clone(), model));
-    }
+    let mut node = Node::new(model.clone()).fact("package", version.package).fact("author", &version.author);
+    let mut edges: Vec<Edge> = version.run.map(|run| Edge::new(NodeRef::run(run), model.clone())).into_iter().collect();
     if let Some(made) = provenance {
         let facts = [
             ("commit", made.commit.clone()),
@@ -221,10 +216,10 @@ fn origins(version: &ModelVersion, provenance: Option<&Provenance>) -> (Vec<Node
             ("seed", made.seed.map(|s| s.to_string())),
         ];
         let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        nodes.push(known.fold(Node::new(maker.clone()), |node, (name, value)| node.fact(name, value)));
-        edges.extend(made.datasets.iter().map(|d| Edge::new(NodeRef::dataset(d), maker.clone())));
+        node = known.fold(node, |node, (name, value)| node.fact(name, value));
+        edges.extend(made.datasets.iter().map(|d| Edge::new(NodeRef::dataset(d), model.clone())));
     }
-    (nodes, edges)
+    (node, edges)
 }
 
 impl SqlRegistry {
@@ -360,8 +355,8 @@ impl SqlRegistry {
         .execute(&mut *writing.tx)
         .await
         .during("create version of", &version.model)?;
-        let (nodes, edges) = origins(&version, provenance.as_ref());
-        lineage::record(&mut writing.tx, &nodes, &edges).await?;
+        let (node, edges) = origins(&version, provenance.as_ref());
+        lineage::record(&mut writing.tx, &[node], &edges).await?;
         let resource = format!("model {}/{number}", version.model);
         let after = json!({
             "package": version.package, "run": run, "description": version.description, "tags": version.tags,

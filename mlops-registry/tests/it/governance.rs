@@ -167,13 +167,39 @@ async fn lineage_leads_from_a_version_to_its_data_and_code() {
     let of = |kind| graph.of_kind(kind).cloned().collect::<Vec<_>>();
     assert_eq!(of(NodeKind::Dataset).len(), 2);
     let maker = &of(NodeKind::Run)[0];
-    assert_eq!((maker.facts["commit"].as_str(), maker.facts["seed"].as_str()), ("0123abcd", "42"));
     assert_eq!((maker.facts["name"].as_str(), maker.facts["experiment"].as_str()), ("mlp", "e"));
-    assert_eq!(maker.facts["lock_file"], Digest::of(b"lock").to_string());
-    assert_eq!(of(NodeKind::Model)[0].facts["package"], package.to_string());
+    let model = &of(NodeKind::Model)[0];
+    assert_eq!((model.facts["commit"].as_str(), model.facts["seed"].as_str()), ("0123abcd", "42"));
+    assert_eq!(model.facts["lock_file"], Digest::of(b"lock").to_string());
+    assert_eq!(model.facts["package"], package.to_string());
     let data = DatasetRef { name: "prices".into(), digest: Digest::of(b"rows") };
     let downstream = registry.downstream(&NodeRef::dataset(&data), 9).await.unwrap();
     assert_eq!(downstream.of_kind(NodeKind::Model).count(), 1);
+}
+
+#[tokio::test]
+async fn two_versions_of_one_run_keep_their_own_seed_and_data() {
+    let (registry, store) = in_memory().await;
+    let ana = who("ana", Role::Contributor);
+    registry.create_experiment(&ana, NewExperiment::new("e")).await.unwrap();
+    let run = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();
+    registry.create_model(&ana, NewModel::new("m")).await.unwrap();
+    let dataset = |n: u64| DatasetRef { name: "prices".into(), digest: Digest::of(&n.to_le_bytes()) };
+    for n in 1..=2 {
+        let mut made = provenance(run);
+        (made.seed, made.datasets) = (Some(n), vec![dataset(n)]);
+        let package = built(made).save(&store).await.unwrap();
+        registry.create_version(&ana, NewVersion::new("m", package)).await.unwrap();
+    }
+    for n in 1..=2 {
+        let graph = registry.upstream(&NodeRef::model("m", n), 9).await.unwrap();
+        assert_eq!(graph.nodes[0].facts["seed"], n.to_string());
+        let before: Vec<&NodeRef> = graph.nodes[1..].iter().map(|n| &n.node).collect();
+        assert_eq!(before.len(), 2, "its run and its data, not the other version's: {before:?}");
+        assert!(before.contains(&&NodeRef::run(run)) && before.contains(&&NodeRef::dataset(&dataset(n))), "{before:?}");
+    }
+    let run = registry.upstream(&NodeRef::run(run), 0).await.unwrap().nodes.remove(0);
+    assert!(!run.facts.contains_key("seed"), "{run:?}");
 }
 
 #[tokio::test]
