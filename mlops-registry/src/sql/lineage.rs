@@ -50,7 +50,9 @@ pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> R
 }
 
 async fn exists(conn: &mut Conn, node: &NodeRef) -> Result<bool> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT 1 FROM lineage_nodes WHERE kind = $1 AND id = $2")
+    // Typed, as PostgreSQL would give a 32-bit number.
+    let query = "SELECT CAST(1 AS BIGINT) FROM lineage_nodes WHERE kind = $1 AND id = $2";
+    let found: Option<i64> = sqlx::query_scalar(query)
         .bind(node.kind.as_str())
         .bind(&node.id)
         .fetch_optional(conn)

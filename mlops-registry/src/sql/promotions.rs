@@ -134,13 +134,13 @@ async fn insert(conn: &mut Conn, promotion: &Promotion, content: &str) -> Result
     Ok(())
 }
 
-/// Writes how a request ended.
+/// Writes how a request ended, once: [`Error::Decided`] if it has ended already, whatever the caller read before.
 async fn decide(conn: &mut Conn, promotion: &Promotion, undo_to: Option<&str>) -> Result<()> {
     let id = promotion.id.to_string();
     let decision = promotion.decision.as_ref();
-    sqlx::query(
+    let done = sqlx::query(
         "UPDATE promotions SET state = $1, decided_by = $2, decided_at = $3, decision_reason = $4, revision = $5, \
-         undo_to = $6 WHERE id = $7",
+         undo_to = $6 WHERE id = $7 AND state = $8",
     )
     .bind(promotion.state.as_str())
     .bind(decision.map(|d| d.by.as_str()))
@@ -149,10 +149,15 @@ async fn decide(conn: &mut Conn, promotion: &Promotion, undo_to: Option<&str>) -
     .bind(promotion.revision.map(db::to_i64))
     .bind(undo_to)
     .bind(&id)
-    .execute(conn)
+    .bind(PromotionState::Requested.as_str())
+    .execute(&mut *conn)
     .await
     .during("decide promotion", &id)?;
-    Ok(())
+    if done.rows_affected() == 1 {
+        return Ok(());
+    }
+    let found = find(conn, promotion.id).await?;
+    Err(Error::Decided { id: found.id, state: found.state })
 }
 
 /// Moves the promotion's alias from the revision it saw, or not at all.
@@ -626,5 +631,30 @@ impl ModelRegistry for SqlRegistry {
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Event>> {
         self.list_events(after, limit).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{NewModel, NewVersion};
+
+    #[tokio::test]
+    async fn a_request_is_decided_once_whatever_was_read_before() {
+        let store = mlops_core::store::MemoryStore::default();
+        let registry = SqlRegistry::builder().artifacts(store.clone()).open_in_memory().await.unwrap();
+        let ana = Principal::new("ana").with_role(Role::Contributor);
+        registry.create_model(&ana, NewModel::new("m")).await.unwrap();
+        let package = crate::conformance::model_registry::package(&store, "1").await;
+        registry.create_version(&ana, NewVersion::new("m", package)).await.unwrap();
+        let mut asked = registry.request_promotion(&ana, NewPromotion::new("m", 1, "champion")).await.unwrap();
+        let mut writing = registry.write("test", "decide").await.unwrap();
+        asked.state = PromotionState::Rejected;
+        decide(&mut writing.tx, &asked, None).await.unwrap();
+        let rejected = find(&mut writing.tx, asked.id).await.unwrap();
+        asked.state = PromotionState::Promoted;
+        let error = decide(&mut writing.tx, &asked, None).await.unwrap_err();
+        assert!(matches!(error, Error::Decided { state: PromotionState::Rejected, .. }), "{error}");
+        assert_eq!(find(&mut writing.tx, asked.id).await.unwrap(), rejected);
     }
 }
