@@ -23,6 +23,9 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 /// the 32,766 parameters that SQLite takes.
 pub(super) const ROWS: usize = 250;
 
+/// The longest that SQLite can be asked to wait, as it counts milliseconds in 32 bits: about 24 days.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(i32::MAX as u64);
+
 pub(super) enum Place {
     File(PathBuf),
     Memory,
@@ -35,6 +38,8 @@ pub(super) async fn open(
     busy: Duration,
     readers: u32,
 ) -> Result<(Pool, Pool), sqlx::Error> {
+    // A longer one is a panic of sqlx, here and where it adds it to the time of day.
+    let busy = busy.min(LONGEST_WAIT);
     let options = SqliteConnectOptions::new().foreign_keys(true).busy_timeout(busy).statement_cache_capacity(200);
     let pool = |size| {
         SqlitePoolOptions::new()

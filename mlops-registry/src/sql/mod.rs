@@ -183,7 +183,7 @@ impl SqlRegistryBuilder {
         self
     }
 
-    /// How long a writing call waits for other writers on the same file (default 30 seconds).
+    /// How long a writing call waits for other writers on the same file (default 30 seconds, at most 24 days).
     pub fn busy_timeout(mut self, wait: Duration) -> Self {
         self.busy_timeout = wait;
         self

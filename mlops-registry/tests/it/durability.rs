@@ -95,6 +95,15 @@ async fn a_writer_waits_only_so_long_and_the_error_is_retryable() {
 }
 
 #[tokio::test]
+async fn the_longest_wait_there_is_does_not_panic() {
+    let (store, dir) = (MemoryStore::default(), tempfile::tempdir().unwrap());
+    let patient = builder(&store).busy_timeout(Duration::MAX);
+    let registry = patient.open_sqlite(dir.path().join("registry.db")).await.unwrap();
+    registry.create_model(&who("ana", Role::Contributor), NewModel::new("m")).await.unwrap();
+    assert_eq!(registry.models().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_drop_without_close() {
     let (registry, store, dir) = in_file().await;
     versions(&registry, &store, 1).await;
