@@ -243,7 +243,7 @@ pub mod tracking_store {
         assert_eq!((run.inputs.len(), run.artifacts.len()), (2, 1), "{store}");
     }
 
-    /// Contract: a run ends with a terminal status; ending it again the same way keeps the time.
+    /// Contract: a run ends with a terminal status; ending it again the same way keeps the time, another way is refused.
     pub async fn runs_end_once(store: &dyn TrackingStore) {
         let id = run(store).await;
         let error = store.finish_run(&ana(), id, RunStatus::Running).await.unwrap_err();
@@ -252,6 +252,10 @@ pub mod tracking_store {
         assert_eq!(ended.info.status, RunStatus::Finished, "{store}");
         assert!(ended.info.ended_at >= Some(ended.info.started_at), "{store}");
         assert_eq!(store.finish_run(&ana(), id, RunStatus::Finished).await.unwrap(), ended, "{store}");
+        for other in [RunStatus::Failed, RunStatus::Killed] {
+            let error = store.finish_run(&ana(), id, other).await.unwrap_err();
+            assert!(error.is_conflict(), "{store}: {error}");
+        }
         assert_eq!(store.run(id).await.unwrap(), ended, "{store}");
     }
 

@@ -367,7 +367,8 @@ pub trait TrackingStore: Debug + Display + Send + Sync + 'static {
     /// Says that a run read a dataset version, and for what: `training`, `validation`.
     async fn log_input(&self, who: &Principal, run: RunId, dataset: DatasetRef, context: &str) -> Result<()>;
 
-    /// Ends a run with a terminal status. Ending it again the same way keeps the first time of end.
+    /// Ends a run with a terminal status. Ending it again the same way changes nothing and keeps the first time of end;
+    /// ending it another way is a [`Conflict`](mlops_core::Error::Conflict).
     async fn finish_run(&self, who: &Principal, run: RunId, status: RunStatus) -> Result<Run>;
 
     /// The run of that id.

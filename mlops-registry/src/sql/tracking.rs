@@ -95,6 +95,10 @@ async fn find_run(conn: &mut Conn, id: RunId) -> Result<RunRow> {
 
 /// Fills in what was logged to these runs: one query per table, however many runs.
 async fn load(conn: &mut Conn, infos: Vec<RunInfo>) -> Result<Vec<Run>> {
+    // `IN ()` is SQLite's alone.
+    if infos.is_empty() {
+        return Ok(Vec::new());
+    }
     let blank = |info| Run {
         info,
         params: BTreeMap::new(),
@@ -436,6 +440,10 @@ impl TrackingStore for SqlRegistry {
         let mut info = row.info()?;
         if info.status == status {
             return load_one(&mut writing.tx, info).await;
+        }
+        if info.status.is_terminal() {
+            let (expected, found) = (RunStatus::Running.to_string(), info.status.to_string());
+            return Err(CoreError::Conflict { what: "run", name: id, expected, found }.into());
         }
         let before = info.status;
         (info.status, info.ended_at) = (status, Some(writing.at));
