@@ -362,11 +362,8 @@ impl Lifecycle {
         let run = job.run;
         registry.start_run(who, NewRun::new(MODEL).id(run).name(name)).await?;
         let params = serde_json::to_value(&job.params)?;
-        let made = make(&self.shop, job).await;
-        let Ok(made) = made else {
-            registry.finish_run(who, run, RunStatus::Failed).await?;
-            return made;
-        };
+        // One that fails stays open: resumed, it may end well, and a run ends once.
+        let made = make(&self.shop, job).await?;
         let at = self.shop.clock.now();
         registry.log_input(who, run, made.trained_on.clone(), "training").await?;
         let mut batch = LogBatch::new();
