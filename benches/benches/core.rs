@@ -10,7 +10,7 @@ use mlops_core::Digest;
 use mlops_core::audit::{AuditEntry, AuditEvent, GENESIS, verify_chain};
 use mlops_core::clock::from_micros;
 use mlops_core::dataset::{DatasetStore, DatasetStoreExt, NewDataset, ParquetDatasets};
-use mlops_core::store::ObjectArtifactStore;
+use mlops_core::store::LocalStore;
 
 /// `columns` columns of numbers that do not compress to nothing.
 fn rows(count: usize, columns: usize) -> RecordBatch {
@@ -37,7 +37,7 @@ fn dataset(c: &mut Criterion) {
     group.throughput(Throughput::Bytes((batch.num_rows() * batch.num_columns() * 8) as u64));
     let fresh = || {
         let dir = tempfile::tempdir().unwrap();
-        (ParquetDatasets::new(ObjectArtifactStore::local(dir.path()).unwrap()), dir)
+        (ParquetDatasets::new(LocalStore::open(dir.path()).unwrap()), dir)
     };
     group.bench_function(BenchmarkId::new("commit", "64 MB"), |b| {
         b.iter_batched(

@@ -91,8 +91,8 @@ impl ParquetInferenceLog {
 
     async fn files(&self) -> Result<Vec<File>> {
         let prefix = format!("{}/", self.inner.prefix);
-        let keys = self.inner.store.list(&prefix).await?;
-        Ok(keys.into_iter().filter_map(|key| File::parse(&prefix, key)).collect())
+        let objects = self.inner.store.list(&prefix).await?;
+        Ok(objects.into_iter().filter_map(|object| File::parse(&prefix, object.key)).collect())
     }
 
     async fn read(&self, file: &File) -> Result<Vec<InferenceRecord>> {

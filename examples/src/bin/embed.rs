@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use mlops_core::inference::{InferenceLog, InferenceSink};
 use mlops_core::package::REFERENCE_PROFILE;
 use mlops_core::signature::{ColumnSpec, ColumnType};
-use mlops_core::store::ObjectArtifactStore;
+use mlops_core::store::LocalStore;
 use mlops_core::{ModelRef, ModelSourceExt, Principal, PromotionId, Role};
 use mlops_core::{Package, Signature};
 use mlops_monitor::{Monitor, ReferenceProfile};
@@ -42,7 +42,7 @@ fn trained() -> mlops_examples::Result<Package> {
 
 #[tokio::main]
 async fn main() -> mlops_examples::Result<()> {
-    let store = ObjectArtifactStore::local("data")?;
+    let store = LocalStore::open("data")?;
     let registry = SqlRegistry::builder().artifacts(store.clone()).open_sqlite("data/registry.db").await?;
 
     // Ana registers what she trained and asks for it to serve; Rita approves; only then can the alias move.

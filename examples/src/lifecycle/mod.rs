@@ -28,7 +28,7 @@ use mlops_core::dataset::ParquetDatasets;
 use mlops_core::inference::{InferenceRecord, InferenceSink, SHADOW};
 use mlops_core::lineage::trace;
 use mlops_core::package::REFERENCE_PROFILE;
-use mlops_core::store::ObjectArtifactStore;
+use mlops_core::store::LocalStore;
 use mlops_core::{
     Clock, Digest, ManualClock, ModelRef, Package, PredictionId, Predictor, PredictorExt, Principal, PromotionId, Role,
     RolloutId, RunId, Timestamp, Verdict,
@@ -257,7 +257,7 @@ pub async fn run(options: Options) -> Result<Summary> {
     let elec2 = Arc::new(Elec2::open()?);
     let scale = Scale::new(options.quick, elec2.len());
     let clock = ManualClock::at(elec2.time(scale.start));
-    let store = ObjectArtifactStore::local(options.out.join("store"))?;
+    let store = LocalStore::open(options.out.join("store"))?;
     let registry = SqlRegistry::builder()
         .artifacts(store.clone())
         .clock(clock.clone())

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use mlops_core::audit::AuditLogExt;
-use mlops_core::store::ObjectArtifactStore;
+use mlops_core::store::LocalStore;
 use mlops_core::{ModelRef, ModelSource, Verdict};
 use mlops_examples::lifecycle::{ALIAS, MODEL, Summary};
 use mlops_registry::{ModelRegistry, SqlRegistry};
@@ -67,7 +67,7 @@ async fn the_story_happens_and_is_on_record() {
     }
 
     // The record agrees with the story.
-    let store = ObjectArtifactStore::local(dir.path().join("store")).unwrap();
+    let store = LocalStore::open(dir.path().join("store")).unwrap();
     let registry = SqlRegistry::builder().artifacts(store).open_sqlite(dir.path().join("registry.db")).await.unwrap();
     assert_eq!(registry.verify().await.unwrap().unwrap().entries, s.audit_entries);
     let champion = registry.resolve(&ModelRef::alias(MODEL, ALIAS)).await.unwrap();

@@ -128,8 +128,8 @@ impl DatasetStore for ParquetDatasets {
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>> {
         check_name("dataset name", name)?;
         let mut versions = Vec::new();
-        for key in self.store.list(&format!("datasets/{name}/")).await? {
-            let digest = key.rsplit('/').next().unwrap_or_default().parse()?;
+        for object in self.store.list(&format!("datasets/{name}/")).await? {
+            let digest = object.key.rsplit('/').next().unwrap_or_default().parse()?;
             versions.push(self.version(name, &digest).await?);
         }
         versions.sort_by_key(|v| (v.created_at, v.digest));

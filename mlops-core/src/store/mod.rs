@@ -15,23 +15,33 @@
 //! - A key that is not plain (`..`, an empty segment, a leading slash, a control character) is [`Error::InvalidInput`]
 //!   before anything is touched.
 
-mod memory;
+mod blob;
 #[cfg(feature = "local")]
 #[cfg_attr(docsrs, doc(cfg(feature = "local")))]
+mod local;
+mod memory;
+#[cfg(feature = "object")]
+#[cfg_attr(docsrs, doc(cfg(feature = "object")))]
 mod object;
 
 use std::fmt::{Debug, Display};
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 
-pub use self::memory::MemoryStore;
+pub use self::blob::{Blob, BlobReader, BlobWriter, chunks_key};
 #[cfg(feature = "local")]
+pub use self::local::LocalStore;
+pub use self::memory::MemoryStore;
+#[cfg(feature = "object")]
 pub use self::object::ObjectArtifactStore;
-use crate::{Digest, Error, Result};
+use crate::{Digest, Error, Result, Timestamp};
 
-/// What `put_opts` does when the key exists.
+/// What `put_opts` does when the key exists, and when the object is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PutMode {
@@ -39,6 +49,20 @@ pub enum PutMode {
     Create,
     /// Replace the object.
     Overwrite,
+    /// As `Create`, but durable only once [`ArtifactStore::sync`] has returned: for many objects that are worth nothing
+    /// until a last one names them.
+    Stage,
+}
+
+/// What a store knows of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its key.
+    pub key: String,
+    /// Its size in bytes, as `get` returns them.
+    pub bytes: u64,
+    /// When it was last written, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// Byte storage for artifacts: the minimum a backend provides. Callers use [`ArtifactStoreExt`].
@@ -46,9 +70,14 @@ pub enum PutMode {
 /// # Contract
 /// - **Atomic.** A reader sees a whole object or [`Error::NotFound`], never a part.
 /// - **Exclusive create.** Of N concurrent creates of a key, N - 1 get [`Error::AlreadyExists`].
+/// - **Durable.** What `put_opts` acknowledged survives a kill; whether it survives a power failure is the backend's to
+///   say. [`PutMode::Stage`] puts that off until the next `sync`, which covers what this handle and its clones staged.
 /// - **Order.** `list` yields keys in ascending byte order, each once.
+/// - **Ranges** are cut at the object's end; a start behind the end is [`Error::InvalidInput`].
 /// - **Idempotent delete.** Deleting a missing key is `Ok(())`.
-/// - **Keys** pass [`check_key`]; any other is [`Error::InvalidInput`].
+/// - **Missing** objects are [`Error::NotFound`] to `get`, `get_range` and `head`.
+/// - **Keys** pass [`check_key`]; any other is [`Error::InvalidInput`]. A key is either an object or a folder of others;
+///   whether a store takes both is unspecified.
 /// - **Cancel safety.** Dropping a `put_opts` future leaves the old object or the new one.
 /// - **Clones** and pointers share one store. **No hidden runtime:** none is started, none blocked.
 #[async_trait]
@@ -59,11 +88,20 @@ pub trait ArtifactStore: Debug + Display + Send + Sync + 'static {
     /// Reads the object under `key`.
     async fn get(&self, key: &str) -> Result<Bytes>;
 
+    /// Reads bytes `range` of the object under `key`.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes>;
+
+    /// Describes the object under `key`.
+    async fn head(&self, key: &str) -> Result<ObjectMeta>;
+
     /// Removes the object under `key`, if there is one.
     async fn delete(&self, key: &str) -> Result<()>;
 
-    /// The keys that start with `prefix`, which ends at a segment (`datasets/prices/`) or is empty.
-    async fn list(&self, prefix: &str) -> Result<Vec<String>>;
+    /// The objects whose keys start with `prefix`, which ends at a segment (`datasets/prices/`) or is empty.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>>;
+
+    /// Makes durable what was staged.
+    async fn sync(&self) -> Result<()>;
 }
 
 /// Conveniences for callers. Implemented for every store; never implement it by hand.
@@ -75,35 +113,90 @@ pub trait ArtifactStoreExt: ArtifactStore {
 
     /// Writes `data` under its digest and returns that. Writing the same bytes again changes nothing, unless those that
     /// are there are damaged: then it mends them.
+    ///
+    /// For bytes that fit in memory; [`put_blob`](Self::put_blob) takes any amount, in pieces.
     fn put_artifact(&self, data: Bytes) -> impl Future<Output = Result<Digest>> + Send {
         async move {
             let digest = Digest::of(&data);
-            let key = artifact_key(&digest);
-            match self.put_opts(&key, data.clone(), PutMode::Create).await {
-                Err(Error::AlreadyExists { .. }) if self.get(&key).await? != data => {
-                    self.put_opts(&key, data, PutMode::Overwrite).await?;
-                }
-                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
-                Err(error) => return Err(error),
-            }
+            put_chunk(self, digest, data, PutMode::Create).await?;
             Ok(digest)
         }
     }
 
-    /// Reads the bytes with that digest, and checks that they have it.
+    /// Reads the bytes with that digest, however they were written, and checks that they have it.
     fn get_artifact(&self, digest: &Digest) -> impl Future<Output = Result<Bytes>> + Send {
         async move {
-            let data = match self.get(&artifact_key(digest)).await {
-                Err(Error::NotFound { .. }) => return Err(Error::not_found("artifact", digest)),
-                other => other?,
-            };
-            let found = Digest::of(&data);
-            if found == *digest {
-                Ok(data)
-            } else {
-                Err(Error::Corrupt { what: format!("artifact in {self}"), expected: *digest, found })
+            match self.get(&artifact_key(digest)).await {
+                Err(Error::NotFound { .. }) => blob::get_whole(self, digest).await,
+                data => self.verified(data?, digest),
             }
         }
+    }
+
+    /// Writes bytes that come in pieces, in content-defined chunks, and never holds more than about 16 MiB of them.
+    ///
+    /// ```
+    /// # futures::executor::block_on(async {
+    /// use futures::{TryStreamExt, stream};
+    /// use mlops_core::store::{ArtifactStoreExt, MemoryStore};
+    /// let store = MemoryStore::default();
+    /// let blob = store.put_blob(stream::iter(["wei".into(), "ghts".into()].map(Ok))).await?;
+    /// assert_eq!((blob.bytes, store.get_artifact(&blob.digest).await?.as_ref()), (7, b"weights".as_ref()));
+    /// # Ok::<(), mlops_core::Error>(()) }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// The first error of `pieces`, or of the store. Chunks written by then stay, as garbage.
+    fn put_blob(&self, pieces: impl Stream<Item = Result<Bytes>> + Send) -> impl Future<Output = Result<Blob>> + Send {
+        async move {
+            let mut writer = BlobWriter::new(self);
+            let mut pieces = pin!(pieces);
+            while let Some(piece) = pieces.next().await {
+                writer.write(piece?).await?;
+            }
+            let blob = writer.finish().await?;
+            self.sync().await?;
+            Ok(blob)
+        }
+    }
+
+    /// Finds the artifact with that digest, so that it can be read in pieces or in part.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if no such artifact is stored.
+    fn open_blob(&self, digest: &Digest) -> impl Future<Output = Result<BlobReader<&Self>>> + Send {
+        async move { BlobReader::open(self, digest).await }
+    }
+
+    /// `data`, if it has that digest.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it has another.
+    #[doc(hidden)]
+    fn verified(&self, data: Bytes, digest: &Digest) -> Result<Bytes> {
+        let found = Digest::of(&data);
+        if found == *digest {
+            Ok(data)
+        } else {
+            Err(Error::Corrupt { what: format!("artifact in {self}"), expected: *digest, found })
+        }
+    }
+}
+
+/// Writes an artifact, and mends one that is there and damaged. Whether it was missing or damaged.
+async fn put_chunk<S: ArtifactStore + ?Sized>(store: &S, digest: Digest, data: Bytes, mode: PutMode) -> Result<bool> {
+    let key = artifact_key(&digest);
+    match store.put_opts(&key, data.clone(), mode).await {
+        Err(Error::AlreadyExists { .. }) => match store.get(&key).await {
+            Ok(there) if there == data => Ok(false),
+            // Deleted, or read as damaged by a layer: written anew in either case.
+            Ok(_) | Err(Error::NotFound { .. } | Error::Corrupt { .. }) => {
+                store.put_opts(&key, data, PutMode::Overwrite).await?;
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        },
+        written => written.map(|()| true),
     }
 }
 
@@ -174,13 +267,47 @@ impl<S: ArtifactStore + ?Sized> ArtifactStore for Arc<S> {
         (**self).get(key).await
     }
 
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        (**self).get_range(key, range).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        (**self).head(key).await
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         (**self).delete(key).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
         (**self).list(prefix).await
     }
+
+    async fn sync(&self) -> Result<()> {
+        (**self).sync().await
+    }
+}
+
+/// The part of `range` that an object of `bytes` bytes has.
+fn clamp(range: &Range<u64>, bytes: u64) -> Result<Range<u64>> {
+    if range.start > bytes || range.end < range.start {
+        let reason = format!("{}..{} does not start within an object of {bytes} bytes", range.start, range.end);
+        return Err(Error::invalid("range", reason));
+    }
+    Ok(range.start..range.end.min(bytes))
+}
+
+/// Runs file operations on tokio's blocking pool when inside a tokio runtime, else in place.
+#[cfg(feature = "local")]
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return work() };
+    runtime.spawn_blocking(work).await.map_err(|error| Error::Backend {
+        backend: "blocking pool".to_owned(),
+        operation: "run",
+        key: String::new(),
+        retryable: false,
+        source: error.into(),
+    })?
 }
 
 #[cfg(test)]

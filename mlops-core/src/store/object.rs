@@ -1,5 +1,5 @@
 use std::fmt;
-use std::path::Path;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -7,25 +7,20 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, PutOptions, path::Path as ObjectPath};
 
-use super::{ArtifactStore, PutMode, check_key, check_prefix};
+use super::{ArtifactStore, ObjectMeta, PutMode, check_key, check_prefix, clamp};
 use crate::{Error, Result};
 
-/// A store over the `object_store` crate: a local directory, or any store of that crate that creates exclusively.
+/// A store over the `object_store` crate: any store of that crate that creates exclusively.
 ///
 /// ```
 /// # futures::executor::block_on(async {
+/// use std::sync::Arc;
 /// use mlops_core::store::{ArtifactStoreExt, ObjectArtifactStore};
-/// # let dir = tempfile::tempdir().unwrap();
-/// # let dir = dir.path();
-/// let store = ObjectArtifactStore::local(dir)?;
+/// let store = ObjectArtifactStore::new(Arc::new(object_store::memory::InMemory::new()), "memory");
 /// let digest = store.put_artifact("weights".into()).await?;
 /// assert_eq!(store.get_artifact(&digest).await?, "weights");
 /// # Ok::<(), mlops_core::Error>(()) }).unwrap();
 /// ```
-///
-/// A local write goes to a file beside the target and is renamed (or linked, for exclusive create) into place, so a
-/// reader or a crash never meets a part. Bytes are handed to the operating system, not forced to the disk: a power
-/// failure may lose the last artifacts written, which reading then reports as missing or corrupt.
 #[derive(Clone, Debug)]
 pub struct ObjectArtifactStore {
     inner: Arc<dyn ObjectStore>,
@@ -33,24 +28,6 @@ pub struct ObjectArtifactStore {
 }
 
 impl ObjectArtifactStore {
-    /// A store in a local directory, which is created if it is missing.
-    ///
-    /// # Errors
-    /// [`Error::Backend`] if the directory cannot be created or opened.
-    pub fn local(dir: impl AsRef<Path>) -> Result<Self> {
-        let dir = dir.as_ref();
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Backend {
-            backend: "local directory".to_owned(),
-            operation: "open",
-            key: dir.display().to_string(),
-            retryable: false,
-            source,
-        };
-        std::fs::create_dir_all(dir).map_err(|e| failed(e.into()))?;
-        let inner = object_store::local::LocalFileSystem::new_with_prefix(dir).map_err(|e| failed(e.into()))?;
-        Ok(Self { inner: Arc::new(inner), name: format!("local directory {}", dir.display()) })
-    }
-
     /// A store over any [`ObjectStore`]; `name` is what messages call it.
     pub fn new(inner: Arc<dyn ObjectStore>, name: impl Into<String>) -> Self {
         Self { inner, name: name.into() }
@@ -87,7 +64,7 @@ fn path(key: &str) -> Result<ObjectPath> {
 impl ArtifactStore for ObjectArtifactStore {
     async fn put_opts(&self, key: &str, data: Bytes, mode: PutMode) -> Result<()> {
         let mode = match mode {
-            PutMode::Create => object_store::PutMode::Create,
+            PutMode::Create | PutMode::Stage => object_store::PutMode::Create,
             PutMode::Overwrite => object_store::PutMode::Overwrite,
         };
         let options = PutOptions { mode, ..PutOptions::default() };
@@ -100,6 +77,36 @@ impl ArtifactStore for ObjectArtifactStore {
         found.bytes().await.map_err(|e| self.failed("read", key, e))
     }
 
+    async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes> {
+        let location = path(key)?;
+        if range.is_empty() {
+            clamp(&range, self.head(key).await?.bytes)?;
+            return Ok(Bytes::new());
+        }
+        match self.inner.get_range(&location, range.clone()).await {
+            Ok(data) => Ok(data),
+            // Stores differ in what they say of a range that goes past the end; the size decides.
+            Err(error) => match self.head(key).await {
+                Ok(meta) => {
+                    let wanted = clamp(&range, meta.bytes)?;
+                    if wanted == range {
+                        return Err(self.failed("read", key, error));
+                    }
+                    if wanted.is_empty() {
+                        return Ok(Bytes::new());
+                    }
+                    self.inner.get_range(&location, wanted).await.map_err(|e| self.failed("read", key, e))
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta> {
+        let meta = self.inner.head(&path(key)?).await.map_err(|e| self.failed("look up", key, e))?;
+        Ok(describe(meta))
+    }
+
     async fn delete(&self, key: &str) -> Result<()> {
         match self.inner.delete(&path(key)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -107,15 +114,23 @@ impl ArtifactStore for ObjectArtifactStore {
         }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>> {
         check_prefix(prefix)?;
         let under = match prefix.strip_suffix('/') {
             Some(folder) => Some(path(folder)?),
             None => None,
         };
-        let found = self.inner.list(under.as_ref()).map_ok(|meta| meta.location.to_string());
-        let mut keys: Vec<String> = found.try_collect().await.map_err(|e| self.failed("list", prefix, e))?;
-        keys.sort_unstable();
-        Ok(keys)
+        let found = self.inner.list(under.as_ref()).map_ok(describe);
+        let mut found: Vec<ObjectMeta> = found.try_collect().await.map_err(|e| self.failed("list", prefix, e))?;
+        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(found)
     }
+
+    async fn sync(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn describe(meta: object_store::ObjectMeta) -> ObjectMeta {
+    ObjectMeta { key: meta.location.to_string(), bytes: meta.size, modified: meta.last_modified }
 }

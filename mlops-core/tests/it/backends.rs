@@ -9,13 +9,13 @@ use mlops_core::inference::MemoryInferenceLog;
 use mlops_core::lineage::MemoryLineage;
 use mlops_core::package::{DatasetRef, Package, Provenance};
 use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
-use mlops_core::store::{ArtifactStore, MemoryStore, ObjectArtifactStore, artifact_key};
+use mlops_core::store::{ArtifactStore, LocalStore, MemoryStore, artifact_key};
 use mlops_core::{Digest, Error};
 use tempfile::TempDir;
 
-fn local() -> (ObjectArtifactStore, TempDir) {
+fn local() -> (LocalStore, TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    (ObjectArtifactStore::local(dir.path()).unwrap(), dir)
+    (LocalStore::open(dir.path()).unwrap(), dir)
 }
 
 fn local_datasets() -> (ParquetDatasets, TempDir) {
@@ -26,6 +26,10 @@ fn local_datasets() -> (ParquetDatasets, TempDir) {
 mlops_core::artifact_store_conformance!(memory, (MemoryStore::default(), ()));
 mlops_core::artifact_store_conformance!(shared, (Arc::new(MemoryStore::default()) as Arc<dyn ArtifactStore>, ()));
 mlops_core::artifact_store_conformance!(local_directory, local());
+mlops_core::artifact_store_conformance!(
+    over_object_store,
+    (mlops_core::store::ObjectArtifactStore::new(Arc::new(object_store::memory::InMemory::new()), "object store"), ())
+);
 mlops_core::dataset_store_conformance!(parquet_in_memory, (ParquetDatasets::new(MemoryStore::default()), ()));
 mlops_core::dataset_store_conformance!(parquet_in_a_directory, local_datasets());
 mlops_core::audit_log_conformance!(memory_audit, (MemoryAuditLog::default(), ()));

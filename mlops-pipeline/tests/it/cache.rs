@@ -1,6 +1,6 @@
 use std::sync::{Arc, Mutex};
 
-use mlops_core::store::{MemoryStore, ObjectArtifactStore, artifact_key};
+use mlops_core::store::{LocalStore, MemoryStore, artifact_key};
 use mlops_core::{ArtifactStore, ArtifactStoreExt, RunId};
 use mlops_pipeline::{CodeIdentity, Handle, Pipeline, Runner, StepStatus};
 
@@ -176,7 +176,8 @@ async fn a_broken_entry_or_output_is_computed_again_and_healed() {
         ran.take();
         let output = artifact_key(&first.report().step("train").unwrap().output.unwrap());
         let mut entry = String::new();
-        for key in store.list("cache/").await.unwrap() {
+        for object in store.list("cache/").await.unwrap() {
+            let key = object.key;
             let record: serde_json::Value = serde_json::from_slice(&store.get(&key).await.unwrap()).unwrap();
             if record["step"] == "train" {
                 entry = key;
@@ -240,7 +241,7 @@ async fn a_directory_keeps_what_was_computed_for_the_next_process() {
     let (pipeline, report) = pipeline(&ran, &Setup::default());
     let mut digests = Vec::new();
     for wanted in [&ALL[..], &NONE[..]] {
-        let store: Arc<dyn ArtifactStore> = Arc::new(ObjectArtifactStore::local(dir.path()).unwrap());
+        let store: Arc<dyn ArtifactStore> = Arc::new(LocalStore::open(dir.path()).unwrap());
         let run = pipeline.run(&Runner::new(store)).await.unwrap();
         assert_eq!(ran.take(), wanted);
         digests.push(run.digest(report).unwrap());

@@ -98,7 +98,7 @@ async fn what_only_a_failed_attempt_read_is_not_kept() {
     });
     p.options(flaky).retries(1).backoff(Duration::ZERO, Duration::ZERO);
     p.build().unwrap().run(&Runner::new(store.clone())).await.unwrap();
-    let key = store.list("cache/").await.unwrap().pop().unwrap();
+    let key = store.list("cache/").await.unwrap().pop().unwrap().key;
     let record = String::from_utf8(store.get(&key).await.unwrap().to_vec()).unwrap();
     assert!(record.contains("attempt-2") && !record.contains("attempt-1"), "{record}");
 }

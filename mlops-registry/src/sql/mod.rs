@@ -3,10 +3,10 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let dir = tempfile::tempdir()?;
-//! use mlops_core::store::ObjectArtifactStore;
+//! use mlops_core::store::LocalStore;
 //! use mlops_registry::{ModelRegistry, SqlRegistry};
 //! let registry = SqlRegistry::builder()
-//!     .artifacts(ObjectArtifactStore::local(dir.path().join("artifacts"))?)
+//!     .artifacts(LocalStore::open(dir.path().join("artifacts"))?)
 //!     .open_sqlite(dir.path().join("registry.db"))
 //!     .await?;
 //! assert!(registry.models().await?.is_empty());

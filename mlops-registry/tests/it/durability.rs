@@ -142,7 +142,7 @@ const CHILD: &str = "MLOPS_REGISTRY_TEST_CHILD";
 #[tokio::test]
 async fn child_that_is_killed() {
     let Ok(dir) = std::env::var(CHILD) else { return };
-    let store = mlops_core::store::ObjectArtifactStore::local(format!("{dir}/artifacts")).unwrap();
+    let store = mlops_core::store::LocalStore::open(format!("{dir}/artifacts")).unwrap();
     let registry = mlops_registry::SqlRegistry::builder().artifacts(store.clone());
     let registry = registry.open_sqlite(format!("{dir}/registry.db")).await.unwrap();
     let [ana, rob, dan, root] = [

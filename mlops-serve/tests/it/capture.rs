@@ -1,6 +1,6 @@
 use mlops_core::clock::from_micros;
 use mlops_core::inference::{InferenceLog, InferenceRecord, InferenceSink};
-use mlops_core::store::{ArtifactStore, MemoryStore, ObjectArtifactStore};
+use mlops_core::store::{ArtifactStore, LocalStore, MemoryStore};
 use mlops_core::{Error, PredictionId};
 use mlops_serve::ParquetInferenceLog;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::rows;
 
 fn local() -> (ParquetInferenceLog, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let store = ObjectArtifactStore::local(dir.path()).unwrap();
+    let store = LocalStore::open(dir.path()).unwrap();
     (ParquetInferenceLog::new(store, "inference/d").unwrap(), dir)
 }
 
@@ -68,7 +68,7 @@ async fn a_truncated_file_is_an_error_that_names_it() {
     let log = ParquetInferenceLog::new(store.clone(), "log").unwrap();
     log.write(record(1)).await.unwrap();
     log.flush().await.unwrap();
-    let key = store.list("log/").await.unwrap().remove(0);
+    let key = store.list("log/").await.unwrap().remove(0).key;
     let data = store.get(&key).await.unwrap();
     store.put_opts(&key, data.slice(..data.len() / 2), mlops_core::store::PutMode::Overwrite).await.unwrap();
     let error = log.find(record(1).ids[0]).await.unwrap_err();
