@@ -7,6 +7,8 @@ pub mod clock;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
+#[cfg(feature = "datasets")]
+#[cfg_attr(docsrs, doc(cfg(feature = "datasets")))]
 pub mod dataset;
 pub mod digest;
 mod error;

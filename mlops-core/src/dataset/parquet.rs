@@ -1,23 +1,43 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use ::parquet::arrow::ArrowWriter;
-use ::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use ::parquet::basic::{Compression, ZstdLevel};
-use ::parquet::errors::ParquetError;
-use ::parquet::file::properties::WriterProperties;
-use arrow::array::RecordBatch;
+use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
+use serde::{Deserialize, Serialize};
 
-use super::{Column, DataFile, DatasetStore, DatasetVersion, NewDataset};
-use crate::store::{ArtifactStore, ArtifactStoreExt, PutMode, check_name};
-use crate::{Digest, Error, Result};
+use super::segment::{self, Segmenter};
+use super::stats::{self, ColumnSketch, ColumnStats};
+use super::{
+    Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
+    Scan, Tag, blocking, check_schema, files, same_columns,
+};
+use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, PutMode, check_name};
+use crate::{Digest, Error, Result, Timestamp};
 
-/// Dataset versions as Parquet files in an artifact store.
+/// The most partitions of one commit.
+const MOST_PARTITIONS: usize = 10_000;
+/// Segments that are encoded at the same time.
+const PARALLEL: usize = 2;
+
+/// Dataset versions in an artifact store: rows as Parquet, files as they are.
 ///
-/// A version is written as one file and held in memory while it is written and while it is read: meant for datasets
-/// that fit there.
+/// Rows are cut into files of about 16 MiB where their contents say so, and these into chunks that equal rows share: a
+/// version that differs from another in a few places costs little more than these places. While rows are written or read
+/// a few such files are in memory, never a version.
+///
+/// # Layout
+/// ```text
+/// datasets/NAME/DIGEST        manifest of a version     artifacts/, chunks/   its files, schema and sketches
+/// tags/NAME/TAG/REVISION      each move of a tag        removed/NAME/DIGEST   what was removed, when and why
+/// ```
 #[derive(Clone, Debug)]
 pub struct ParquetDatasets {
     store: Arc<dyn ArtifactStore>,
@@ -28,6 +48,203 @@ impl ParquetDatasets {
     pub fn new(store: impl ArtifactStore) -> Self {
         Self { store: Arc::new(store) }
     }
+
+    async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
+        decode_schema(self.store.get_artifact(&version.schema).await?)
+    }
+
+    /// Writes the segments that `cut` gives, and learns from them.
+    async fn write(&self, segments: BoxStream<'_, Result<(Partition, RecordBatch)>>) -> Result<Written> {
+        let encoded = segments.map(|segment| async {
+            let (partition, rows) = segment?;
+            blocking(move || {
+                let mut sketches = stats::empty(rows.num_columns())?;
+                stats::update(&mut sketches, &rows)?;
+                Ok((partition, rows.num_rows() as u64, sketches, segment::encode(&rows)?))
+            })
+            .await
+        });
+        let mut encoded = encoded.buffered(PARALLEL);
+        let mut written = Written::default();
+        while let Some((partition, rows, sketches, parts)) = encoded.try_next().await? {
+            let mut writer = BlobWriter::new(&*self.store);
+            writer.write_parts(parts).await?;
+            let blob = writer.finish().await?;
+            written
+                .add(DataFile { blob, rows, format: FileFormat::Parquet, partition, stats: Vec::new() }, sketches)?;
+        }
+        Ok(written)
+    }
+
+    /// Keeps files as they are, and reads them once for their rows and statistics.
+    async fn import(&self, paths: Vec<PathBuf>, schema: Option<SchemaRef>) -> Result<(SchemaRef, Written)> {
+        let mut schema = schema;
+        let mut written = Written::default();
+        for path in paths {
+            let format = FileFormat::of(&path)?;
+            let what = format!("file {}", path.display());
+            let found = {
+                let path = path.clone();
+                let known = schema.clone();
+                blocking(move || {
+                    // The columns of a text file are what we say; the others say it themselves.
+                    match (format, known) {
+                        (FileFormat::Csv | FileFormat::JsonLines, Some(known)) => Ok(known),
+                        _ => format.schema(&path).map(Arc::new),
+                    }
+                })
+                .await?
+            };
+            let wanted = schema.get_or_insert_with(|| Arc::clone(&found)).clone();
+            check_schema(&what, &wanted)?;
+            same_columns(&wanted, &found)?;
+            let mut writer = BlobWriter::new(&*self.store);
+            let mut pieces = files::pieces(files::open(&path)?);
+            while let Some(piece) = pieces.try_next().await? {
+                writer.write(piece).await?;
+            }
+            let blob = writer.finish().await?;
+            let scan = Arc::new(Scan::all());
+            let unreadable = |error: Error| match error {
+                Error::InvalidInput { reason, .. } => Error::invalid(what.clone(), reason),
+                other => other,
+            };
+            let read = files::read(Arc::clone(&self.store), blob, format, wanted.clone(), scan).await;
+            let mut batches = read.map_err(unreadable)?;
+            let mut sketches = stats::empty(wanted.fields().len())?;
+            let mut rows = 0;
+            while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
+                rows += batch.num_rows() as u64;
+                stats::update(&mut sketches, &batch)?;
+            }
+            let file = DataFile { blob, rows, format, partition: Partition::new(), stats: Vec::new() };
+            written.add(file, sketches)?;
+        }
+        let schema = schema.ok_or_else(|| Error::invalid("dataset", "has no files"))?;
+        Ok((schema, written))
+    }
+
+    fn manifest_key(name: &str, digest: &Digest) -> String {
+        format!("datasets/{name}/{digest}")
+    }
+
+    async fn grave(&self, name: &str, digest: &Digest) -> Result<Option<Grave>> {
+        match self.store.get(&format!("removed/{name}/{digest}")).await {
+            Ok(grave) => Ok(serde_json::from_slice(&grave).ok()),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The newest revision of a tag; none for one that was never set.
+    async fn newest(&self, dataset: &str, tag: &str) -> Result<Option<Tag>> {
+        let Some(newest) = self.store.list(&format!("tags/{dataset}/{tag}/")).await?.pop() else { return Ok(None) };
+        let data = self.store.get(&newest.key).await?;
+        serde_json::from_slice(&data).map(Some).map_err(|e| Error::invalid(format!("stored tag {}", newest.key), e))
+    }
+}
+
+/// What was written of a version so far.
+#[derive(Default)]
+struct Written {
+    files: Vec<DataFile>,
+    sketches: Vec<ColumnSketch>,
+}
+
+impl Written {
+    fn add(&mut self, mut file: DataFile, sketches: Vec<ColumnSketch>) -> Result<()> {
+        file.stats = sketches.iter().map(|s| s.stats.clone()).collect();
+        self.files.push(file);
+        self.merge(sketches)
+    }
+
+    fn merge(&mut self, sketches: Vec<ColumnSketch>) -> Result<()> {
+        if self.sketches.is_empty() {
+            self.sketches = sketches;
+            return Ok(());
+        }
+        self.sketches.iter_mut().zip(&sketches).try_for_each(|(all, more)| all.merge(more))
+    }
+}
+
+/// What stays of a version that was removed.
+#[derive(Serialize, Deserialize)]
+struct Grave {
+    parent: Option<crate::package::DatasetRef>,
+    created_at: Timestamp,
+    rows: u64,
+    removal: Removal,
+}
+
+fn encode_schema(schema: &Schema) -> Result<Bytes> {
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), schema)?;
+    writer.finish()?;
+    Ok(writer.into_inner()?.into())
+}
+
+fn decode_schema(data: Bytes) -> Result<SchemaRef> {
+    Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
+}
+
+/// Splits a batch by the values of some columns.
+fn split(batch: &RecordBatch, by: &[String]) -> Result<Vec<(Vec<Option<String>>, RecordBatch)>> {
+    if by.is_empty() {
+        return Ok(vec![(Vec::new(), batch.clone())]);
+    }
+    let columns = by.iter().map(|name| {
+        let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "no such column to partition by"))?;
+        cast(column, &DataType::Utf8).map_err(|e| Error::column(name, format!("cannot be partitioned by: {e}")))
+    });
+    let columns: Vec<_> = columns.collect::<Result<_>>()?;
+    let mut groups: BTreeMap<Vec<Option<String>>, Vec<u32>> = BTreeMap::new();
+    for row in 0..batch.num_rows() {
+        let value = |column: &arrow::array::ArrayRef| {
+            let column = column.as_string::<i32>();
+            column.is_valid(row).then(|| column.value(row).to_owned())
+        };
+        let row = u32::try_from(row).map_err(|_| Error::invalid("batch", "has more than 4 billion rows"))?;
+        groups.entry(columns.iter().map(value).collect()).or_default().push(row);
+    }
+    let take = |(key, rows)| Ok((key, take_record_batch(batch, &UInt32Array::from(rows))?));
+    groups.into_iter().map(take).collect()
+}
+
+/// Rows as segments, each with its partition.
+fn segments<'a>(
+    schema: SchemaRef,
+    batches: BoxStream<'a, Result<RecordBatch>>,
+    by: &'a [String],
+) -> BoxStream<'a, Result<(Partition, RecordBatch)>> {
+    type Open = BTreeMap<Vec<Option<String>>, Segmenter>;
+    let named = move |key: &[Option<String>]| -> Partition { by.iter().cloned().zip(key.iter().cloned()).collect() };
+    let step = move |(mut batches, mut open, ended): (BoxStream<'a, Result<RecordBatch>>, Open, bool)| {
+        let schema = Arc::clone(&schema);
+        async move {
+            if ended {
+                return Ok::<_, Error>(None);
+            }
+            let Some(batch) = batches.try_next().await? else {
+                let rest = open.iter_mut().map(|(key, segmenter)| Ok((named(key), segmenter.finish()?)));
+                let rest: Vec<_> = rest.collect::<Result<_>>()?;
+                let rest = rest.into_iter().filter_map(|(key, rows)| Some(Ok((key, rows?)))).collect::<Vec<_>>();
+                return Ok(Some((rest, (batches, open, true))));
+            };
+            same_columns(&schema, &batch.schema())?;
+            let mut done = Vec::new();
+            for (key, rows) in split(&batch, by)? {
+                let named = named(&key);
+                let segmenter = open.entry(key).or_insert_with(|| Segmenter::new(Arc::clone(&schema)));
+                done.extend(segmenter.push(&rows)?.into_iter().map(|rows| Ok((named.clone(), rows))));
+            }
+            if open.len() > MOST_PARTITIONS {
+                let reason =
+                    format!("{by:?} has more than {MOST_PARTITIONS} different values; choose a coarser column");
+                return Err(Error::invalid("partition_by", reason));
+            }
+            Ok(Some((done, (batches, open, false))))
+        }
+    };
+    stream::try_unfold((batches, Open::new(), false), step).map_ok(stream::iter).try_flatten().boxed()
 }
 
 impl fmt::Display for ParquetDatasets {
@@ -36,60 +253,90 @@ impl fmt::Display for ParquetDatasets {
     }
 }
 
-fn unreadable(error: ParquetError) -> Error {
-    Error::invalid("parquet file", error)
-}
-
-fn encode(batches: &[RecordBatch]) -> Result<Vec<u8>> {
-    // The writer's name and version stay out of the file's digest.
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).map_err(unreadable)?))
-        .set_created_by("mlops-core".to_owned())
-        .build();
-    let Some(first) = batches.first() else { return Ok(Vec::new()) };
-    // As one batch: where Parquet ends its pages depends on how rows come in, and equal rows must be equal bytes.
-    let rows = arrow::compute::concat_batches(&first.schema(), batches)?;
-    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).map_err(unreadable)?;
-    writer.write(&rows).map_err(unreadable)?;
-    writer.into_inner().map_err(unreadable)
-}
-
-fn manifest_key(name: &str, digest: &Digest) -> String {
-    format!("datasets/{name}/{digest}")
-}
-
 #[async_trait]
 impl DatasetStore for ParquetDatasets {
     async fn commit(&self, new: NewDataset) -> Result<DatasetVersion> {
         new.check()?;
-        let columns: Vec<Column> = new.batches[0]
-            .schema()
-            .fields()
-            .iter()
-            .map(|f| Column { name: f.name().clone(), data_type: f.data_type().to_string(), nullable: f.is_nullable() })
-            .collect();
-        let rows = new.batches.iter().map(|b| b.num_rows() as u64).sum();
-        let data = encode(&new.batches)?;
-        let bytes = data.len() as u64;
-        let digest = self.store.put_artifact(data.into()).await?;
-        let files = vec![DataFile { digest, bytes, rows }];
-        let digest = DatasetVersion::digest_of(&new.name, &columns, &files, new.parent.as_ref(), &new.source)?;
-        let version = DatasetVersion {
-            name: new.name,
-            digest,
-            columns,
-            rows,
-            files,
-            parent: new.parent,
-            source: new.source,
-            created_at: new.at,
-            author: new.author,
+        let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
+        let (schema, mut written) = match rows {
+            Rows::Files(paths, schema) => self.import(paths, schema).await?,
+            Rows::Batches(_) | Rows::Stream(..) => {
+                let (schema, batches) = match rows {
+                    Rows::Stream(schema, batches) => (schema, batches),
+                    Rows::Batches(batches) => (batches[0].schema(), stream::iter(batches.into_iter().map(Ok)).boxed()),
+                    Rows::Files(..) => unreachable!("matched above"),
+                };
+                check_schema(&name, &schema)?;
+                let mut written = self.write(segments(Arc::clone(&schema), batches, &partition_by)).await?;
+                written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
+                (schema, written)
+            }
         };
+        if written.files.iter().all(|file| file.rows == 0) {
+            return Err(Error::invalid("dataset", format!("{name} has no rows")));
+        }
+        if let Some(base) = base {
+            let (Base::Append(before) | Base::ReplacePartitions(before)) = &base;
+            same_columns(&*self.schema(before).await?, &schema)?;
+            let mut kept = before.files.clone();
+            kept.iter_mut().for_each(|file| file.blob.new_bytes = 0);
+            match base {
+                // A sketch cannot forget: the rows that were replaced stay in it, and so it is not kept.
+                Base::ReplacePartitions(_) => {
+                    let new: BTreeSet<&Partition> = written.files.iter().map(|file| &file.partition).collect();
+                    if let Some(odd) =
+                        kept.iter().find(|f| !f.partition.keys().eq(partition_by.iter().collect::<BTreeSet<_>>()))
+                    {
+                        let by: Vec<&String> = odd.partition.keys().collect();
+                        return Err(Error::invalid("partition_by", format!("the version is partitioned by {by:?}")));
+                    }
+                    kept.retain(|file| !new.contains(&file.partition));
+                    written.sketches.clear();
+                    written.files.extend(kept);
+                    written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
+                }
+                Base::Append(before) => {
+                    written.merge(self.sketches(&before).await?)?;
+                    kept.append(&mut written.files);
+                    written.files = kept;
+                }
+            }
+        }
+        let columns = schema.fields().iter().map(|f| Column {
+            name: f.name().clone(),
+            data_type: f.data_type().to_string(),
+            nullable: f.is_nullable(),
+        });
+        let mut stats = vec![ColumnStats::default(); schema.fields().len()];
+        written.files.iter().for_each(|file| stats.iter_mut().zip(&file.stats).for_each(|(all, more)| all.merge(more)));
+        let sketches = if written.sketches.is_empty() {
+            None
+        } else {
+            let sketches = serde_json::to_vec(&written.sketches).map_err(|e| Error::invalid("sketches", e))?;
+            Some(self.store.put_artifact(sketches.into()).await?)
+        };
+        let mut version = DatasetVersion {
+            name,
+            digest: Digest::from_bytes([0; 32]),
+            columns: columns.collect(),
+            rows: written.files.iter().map(|file| file.rows).sum(),
+            files: written.files,
+            parent,
+            source,
+            created_at: at,
+            author,
+            stats,
+            sketches,
+            schema: self.store.put_artifact(encode_schema(&schema)?).await?,
+        };
+        version.digest = version.digest_of()?;
+        // Nothing may name the files before they are safe.
+        self.store.sync().await?;
         let manifest = crate::json::to_canonical(&version)?;
-        let key = manifest_key(&version.name, &digest);
+        let key = Self::manifest_key(&version.name, &version.digest);
         match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
             Ok(()) => Ok(version),
-            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &digest).await {
+            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
                 // What is there is damaged: the same version, written anew, mends it.
                 Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
                     self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
@@ -103,21 +350,19 @@ impl DatasetStore for ParquetDatasets {
 
     async fn version(&self, name: &str, digest: &Digest) -> Result<DatasetVersion> {
         check_name("dataset name", name)?;
-        let manifest = match self.store.get(&manifest_key(name, digest)).await {
+        let manifest = match self.store.get(&Self::manifest_key(name, digest)).await {
             Err(Error::NotFound { .. }) => {
-                return Err(Error::not_found("dataset version", format!("{name}@{digest}")));
+                let gone = self.grave(name, digest).await?.map(|grave| format!(" ({})", grave.removal));
+                return Err(Error::not_found(
+                    "dataset version",
+                    format!("{name}@{digest}{}", gone.unwrap_or_default()),
+                ));
             }
             other => other?,
         };
         let version: DatasetVersion =
             serde_json::from_slice(&manifest).map_err(|e| Error::invalid(format!("manifest of {name}"), e))?;
-        let found = DatasetVersion::digest_of(
-            &version.name,
-            &version.columns,
-            &version.files,
-            version.parent.as_ref(),
-            &version.source,
-        )?;
+        let found = version.digest_of()?;
         if found == *digest && version.digest == found {
             Ok(version)
         } else {
@@ -130,27 +375,116 @@ impl DatasetStore for ParquetDatasets {
         let mut versions = Vec::new();
         for object in self.store.list(&format!("datasets/{name}/")).await? {
             let digest = object.key.rsplit('/').next().unwrap_or_default().parse()?;
-            versions.push(self.version(name, &digest).await?);
+            match self.version(name, &digest).await {
+                // Removed since it was listed.
+                Err(Error::NotFound { .. }) => {}
+                version => versions.push(version?),
+            }
         }
         versions.sort_by_key(|v| (v.created_at, v.digest));
         Ok(versions)
     }
 
-    async fn read(&self, version: &DatasetVersion) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let store = Arc::clone(&self.store);
-        let files = stream::iter(version.files.clone()).then(move |file| {
-            let store = Arc::clone(&store);
-            async move {
-                let data = store.get_artifact(&file.digest).await?;
-                let reader = ParquetRecordBatchReaderBuilder::try_new(data).map_err(unreadable)?;
-                let reader = reader.with_batch_size(65_536).build().map_err(unreadable)?;
-                Ok::<_, Error>(reader.map(|batch| batch.map_err(Error::from)))
+    async fn names(&self) -> Result<Vec<String>> {
+        let objects = self.store.list("datasets/").await?;
+        let names: BTreeSet<&str> = objects.iter().filter_map(|object| object.key.split('/').nth(1)).collect();
+        Ok(names.into_iter().map(str::to_owned).collect())
+    }
+
+    async fn scan(&self, version: &DatasetVersion, scan: Scan) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        scan.check(&version.columns)?;
+        let schema = self.schema(version).await?;
+        let place = |name: &str| version.columns.iter().position(|column| column.name == name);
+        let wanted = |file: &&DataFile| match &scan.filter {
+            Some(filter) => filter.may_match(&|name: &str| file.stats.get(place(name)?)),
+            None => true,
+        };
+        let chosen: Vec<DataFile> = version.files.iter().filter(wanted).cloned().collect();
+        let none = scan.project(&RecordBatch::new_empty(Arc::clone(&schema)))?;
+        let (store, scan) = (Arc::clone(&self.store), Arc::new(scan));
+        let batches = stream::iter(chosen).then(move |file| {
+            files::read(Arc::clone(&store), file.blob, file.format, Arc::clone(&schema), Arc::clone(&scan))
+        });
+        // Where no row is found, one empty batch tells at least the columns.
+        let any = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&any);
+        let batches = batches.try_flatten().try_filter(|batch| futures::future::ready(batch.num_rows() > 0));
+        let batches = batches.inspect(move |_| seen.store(true, Ordering::Relaxed));
+        let empty = stream::once(async move { (!any.load(Ordering::Relaxed)).then_some(Ok(none)) });
+        Ok(batches.chain(empty.filter_map(futures::future::ready)).boxed())
+    }
+
+    async fn sketches(&self, version: &DatasetVersion) -> Result<Vec<ColumnSketch>> {
+        if let Some(kept) = &version.sketches {
+            let kept = self.store.get_artifact(kept).await?;
+            return serde_json::from_slice(&kept).map_err(|e| Error::invalid(format!("sketches of {version}"), e));
+        }
+        let mut sketches = stats::empty(version.columns.len())?;
+        let mut batches = self.scan(version, Scan::all()).await?;
+        while let Some(batch) = batches.try_next().await? {
+            stats::update(&mut sketches, &batch)?;
+        }
+        Ok(sketches)
+    }
+
+    async fn tag(&self, change: MoveTag) -> Result<Tag> {
+        let MoveTag { dataset, tag, to, from, by, at } = change;
+        check_name("dataset name", &dataset)?;
+        check_name("tag", &tag)?;
+        let now = self.newest(&dataset, &tag).await?;
+        let seen = now.as_ref().and_then(|tag| tag.version);
+        let conflict = |found: Option<Digest>| {
+            let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
+            Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(from), found: said(found) }
+        };
+        if seen != from {
+            return Err(conflict(seen));
+        }
+        if let Some(to) = &to {
+            self.version(&dataset, to).await?;
+        }
+        let revision = now.map_or(1, |tag| tag.revision + 1);
+        let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
+        let key = format!("tags/{dataset}/{tag}/{revision:020}");
+        let data = crate::json::to_canonical(&moved)?;
+        match self.store.put_opts(&key, data.into(), PutMode::Create).await {
+            Ok(()) => Ok(moved),
+            Err(Error::AlreadyExists { .. }) => {
+                Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
             }
-        });
-        let batches = files.flat_map(|file| match file {
-            Ok(reader) => stream::iter(reader).boxed(),
-            Err(error) => stream::iter([Err(error)]).boxed(),
-        });
-        Ok(batches.boxed())
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn tags(&self, name: &str) -> Result<Vec<Tag>> {
+        check_name("dataset name", name)?;
+        // Keys sort by revision, so the last of each tag is the newest.
+        let objects = self.store.list(&format!("tags/{name}/")).await?;
+        let newest: BTreeMap<&str, &str> =
+            objects.iter().filter_map(|o| Some((o.key.split('/').nth(2)?, o.key.as_str()))).collect();
+        let mut tags = Vec::new();
+        for key in newest.values() {
+            let data = self.store.get(key).await?;
+            let tag: Tag = serde_json::from_slice(&data).map_err(|e| Error::invalid(format!("stored tag {key}"), e))?;
+            tags.extend(tag.version.is_some().then_some(tag));
+        }
+        Ok(tags)
+    }
+
+    async fn remove(&self, version: &DatasetVersion, removal: Removal) -> Result<()> {
+        check_name("dataset name", &version.name)?;
+        if let Some(tag) = self.tags(&version.name).await?.iter().find(|t| t.version == Some(version.digest)) {
+            let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
+            return Err(Error::invalid("dataset version", reason));
+        }
+        let (name, digest) = (&version.name, &version.digest);
+        let grave =
+            Grave { parent: version.parent.clone(), created_at: version.created_at, rows: version.rows, removal };
+        let grave = crate::json::to_canonical(&grave)?;
+        match self.store.put_opts(&format!("removed/{name}/{digest}"), grave.into(), PutMode::Create).await {
+            Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.store.delete(&Self::manifest_key(name, digest)).await
     }
 }

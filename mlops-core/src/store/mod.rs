@@ -298,7 +298,7 @@ fn clamp(range: &Range<u64>, bytes: u64) -> Result<Range<u64>> {
 }
 
 /// Runs file operations on tokio's blocking pool when inside a tokio runtime, else in place.
-#[cfg(feature = "local")]
+#[cfg(any(feature = "local", feature = "datasets"))]
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return work() };
     runtime.spawn_blocking(work).await.map_err(|error| Error::Backend {

@@ -92,7 +92,7 @@ async fn a_truncated_data_file_is_corrupt_not_rows() {
     let datasets = ParquetDatasets::new(store.clone());
     let rows = two_rows();
     let version = datasets.commit(NewDataset::new("d", [rows])).await.unwrap();
-    let key = artifact_key(&version.files[0].digest);
+    let key = artifact_key(&version.files[0].blob.digest);
     let bytes = store.get(&key).await.unwrap();
     store.put_opts(&key, bytes.slice(0..bytes.len() / 2), mlops_core::store::PutMode::Overwrite).await.unwrap();
     let error = datasets.read_all(&version).await.unwrap_err();

@@ -2,4 +2,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod backends;
+mod datasets;
 mod properties;
