@@ -2,4 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod backends;
+mod probe;
 mod properties;
+mod store_gc;
