@@ -11,7 +11,7 @@ use fastcdc::v2020::FastCDC;
 use futures::stream::{self, BoxStream, FuturesUnordered, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::{ArtifactStore, ArtifactStoreExt, PutMode, artifact_key, put_chunk};
+use super::{ArtifactStore, ArtifactStoreExt, Lease, PutMode, artifact_key, keep_young, put_chunk};
 use crate::digest::Hasher;
 use crate::{Digest, Error, Result};
 
@@ -70,6 +70,7 @@ struct Chunk {
 #[derive(Debug)]
 pub struct BlobWriter<'a, S: ?Sized> {
     store: &'a S,
+    lease: Option<&'a Lease>,
     pending: BytesMut,
     hasher: Hasher,
     chunks: Vec<Chunk>,
@@ -82,7 +83,14 @@ impl<'a, S: ArtifactStore + ?Sized> BlobWriter<'a, S> {
     #[must_use]
     pub fn new(store: &'a S) -> Self {
         let (hasher, chunks) = (Hasher::default(), Vec::new());
-        Self { store, pending: BytesMut::new(), hasher, chunks, bytes: 0, new_bytes: 0 }
+        Self { store, lease: None, pending: BytesMut::new(), hasher, chunks, bytes: 0, new_bytes: 0 }
+    }
+
+    /// A writer of an empty blob whose chunks `lease` keeps from being collected, and which keeps the lease. Chunks that
+    /// are there stay as they are, while a writer without a lease rewrites old ones.
+    #[must_use]
+    pub fn under(store: &'a S, lease: &'a Lease) -> Self {
+        Self { lease: Some(lease), ..Self::new(store) }
     }
 
     /// Adds bytes.
@@ -136,11 +144,14 @@ impl<'a, S: ArtifactStore + ?Sized> BlobWriter<'a, S> {
         let mut distinct: Vec<(Digest, Bytes)> = chunks.iter().map(|c| c.digest).zip(parts).collect();
         distinct.sort_unstable_by_key(|(digest, _)| *digest);
         distinct.dedup_by_key(|(digest, _)| *digest);
-        let store = self.store;
+        if let Some(lease) = self.lease {
+            lease.keep().await?;
+        }
+        let (store, leased) = (self.store, self.lease.is_some());
         let mut waiting = distinct.into_iter();
         let start = |(digest, part): (Digest, Bytes)| async move {
             let bytes = part.len() as u64;
-            Ok::<u64, Error>(if put_chunk(store, digest, part, PutMode::Stage).await? { bytes } else { 0 })
+            Ok::<u64, Error>(if put_chunk(store, digest, part, PutMode::Stage, leased).await? { bytes } else { 0 })
         };
         let mut writing: FuturesUnordered<_> = waiting.by_ref().take(PARALLEL).map(start).collect();
         while let Some(written) = writing.next().await {
@@ -159,7 +170,7 @@ impl<'a, S: ArtifactStore + ?Sized> BlobWriter<'a, S> {
         self.cut(true).await?;
         let digest = self.hasher.finish();
         if self.bytes == 0 {
-            put_chunk(self.store, digest, Bytes::new(), PutMode::Stage).await?;
+            put_chunk(self.store, digest, Bytes::new(), PutMode::Stage, self.lease.is_some()).await?;
         }
         let mut blob = Blob { digest, bytes: self.bytes, chunks: None, new_bytes: self.new_bytes };
         if self.chunks.len() > 1 {
@@ -171,6 +182,8 @@ impl<'a, S: ArtifactStore + ?Sized> BlobWriter<'a, S> {
                 Err(Error::AlreadyExists { .. }) => {
                     if self.store.get(&key).await.ok() != Some(list.clone()) {
                         self.store.put_opts(&key, list, PutMode::Overwrite).await?;
+                    } else if self.lease.is_none() {
+                        keep_young(self.store, &key, &list).await?;
                     }
                 }
                 written => written?,
@@ -343,6 +356,11 @@ async fn list<S: ArtifactStore + ?Sized>(store: &S, digest: &Digest) -> Result<B
         Err(Error::NotFound { .. }) => Err(Error::not_found("artifact", digest)),
         other => other,
     }
+}
+
+/// The digests of the chunks that a list names.
+pub(super) fn named(list: &[u8]) -> Option<Vec<Digest>> {
+    Some(decode(list)?.iter().map(|chunk| chunk.digest).collect())
 }
 
 /// All bytes of a blob that has several chunks.

@@ -16,6 +16,8 @@
 //!   before anything is touched.
 
 mod blob;
+mod gc;
+mod lease;
 #[cfg(feature = "local")]
 #[cfg_attr(docsrs, doc(cfg(feature = "local")))]
 mod local;
@@ -28,18 +30,21 @@ use std::fmt::{Debug, Display};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 pub use self::blob::{Blob, BlobReader, BlobWriter, chunks_key};
+pub use self::gc::{Collected, Collector, CollectorBuilder, Roots, Usage, usage};
+pub use self::lease::{Lease, LeaseBuilder};
 #[cfg(feature = "local")]
 pub use self::local::LocalStore;
 pub use self::memory::MemoryStore;
 #[cfg(feature = "object")]
 pub use self::object::ObjectArtifactStore;
-use crate::{Digest, Error, Result, Timestamp};
+use crate::{Clock as _, Digest, Error, Result, SystemClock, Timestamp};
 
 /// What `put_opts` does when the key exists, and when the object is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,10 +120,13 @@ pub trait ArtifactStoreExt: ArtifactStore {
     /// are there are damaged: then it mends them.
     ///
     /// For bytes that fit in memory; [`put_blob`](Self::put_blob) takes any amount, in pieces.
+    ///
+    /// Until a row names them, they are garbage that a [`Collector`] spares for its grace. Equal bytes that are there
+    /// and older than twelve hours are rewritten for that, so whoever has no [`Lease`] has twelve hours to name them.
     fn put_artifact(&self, data: Bytes) -> impl Future<Output = Result<Digest>> + Send {
         async move {
             let digest = Digest::of(&data);
-            put_chunk(self, digest, data, PutMode::Create).await?;
+            put_chunk(self, digest, data, PutMode::Create, false).await?;
             Ok(digest)
         }
     }
@@ -184,11 +192,24 @@ pub trait ArtifactStoreExt: ArtifactStore {
 }
 
 /// Writes an artifact, and mends one that is there and damaged. Whether it was missing or damaged.
-async fn put_chunk<S: ArtifactStore + ?Sized>(store: &S, digest: Digest, data: Bytes, mode: PutMode) -> Result<bool> {
+///
+/// One that is there and old enough to be collected soon is made young, unless a lease keeps it.
+async fn put_chunk<S: ArtifactStore + ?Sized>(
+    store: &S,
+    digest: Digest,
+    data: Bytes,
+    mode: PutMode,
+    leased: bool,
+) -> Result<bool> {
     let key = artifact_key(&digest);
     match store.put_opts(&key, data.clone(), mode).await {
         Err(Error::AlreadyExists { .. }) => match store.get(&key).await {
-            Ok(there) if there == data => Ok(false),
+            Ok(there) if there == data => {
+                if !leased {
+                    keep_young(store, &key, &data).await?;
+                }
+                Ok(false)
+            }
             // Deleted, or read as damaged by a layer: written anew in either case.
             Ok(_) | Err(Error::NotFound { .. } | Error::Corrupt { .. }) => {
                 store.put_opts(&key, data, PutMode::Overwrite).await?;
@@ -198,6 +219,16 @@ async fn put_chunk<S: ArtifactStore + ?Sized>(store: &S, digest: Digest, data: B
         },
         written => written.map(|()| true),
     }
+}
+
+/// Rewrites an object that is older than half of the usual grace, for a writer without a lease.
+async fn keep_young<S: ArtifactStore + ?Sized>(store: &S, key: &str, data: &Bytes) -> Result<()> {
+    let young = match store.head(key).await {
+        Ok(meta) => SystemClock.now() < meta.modified + gc::GRACE / 2,
+        Err(Error::NotFound { .. }) => false,
+        Err(error) => return Err(error),
+    };
+    if young { Ok(()) } else { lease::refresh(store, key, data).await }
 }
 
 impl<S: ArtifactStore + ?Sized> ArtifactStoreExt for S {}
@@ -308,6 +339,26 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         retryable: false,
         source: error.into(),
     })?
+}
+
+/// Lets time pass: on tokio's timer when inside a tokio runtime, else in place.
+async fn pause(time: Duration) {
+    if time.is_zero() {
+        let mut resumed = false;
+        return std::future::poll_fn(|context| {
+            if std::mem::replace(&mut resumed, true) {
+                return std::task::Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+    #[cfg(feature = "local")]
+    if tokio::runtime::Handle::try_current().is_ok() {
+        return tokio::time::sleep(time).await;
+    }
+    std::thread::sleep(time);
 }
 
 #[cfg(test)]

@@ -3,4 +3,6 @@
 
 mod backends;
 mod datasets;
+mod probe;
 mod properties;
+mod store_gc;
