@@ -131,7 +131,7 @@ fn add(policies: &mut PolicySet, validator: &Validator, name: &str, text: &str) 
         Err(errors) => return refuse(None, line_of(text, &errors), errors.to_string()),
     };
     if let Some(template) = parsed.templates().next() {
-        return refuse(Some(&template.id().to_string()), None, "a template: write it out, without slots".to_owned());
+        return refuse(Some(template.id().as_ref()), None, "a template: write it out, without slots".to_owned());
     }
     let called = |id: &PolicyId| match parsed.annotation(id, "id") {
         Some(given) if !given.is_empty() => given.to_owned(),
