@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 
-use crate::audit::{AuditEvent, AuditLog, AuditLogExt};
+use crate::audit::{AuditEvent, AuditLog, AuditLogExt, export, verify_export};
 use crate::clock::from_micros;
 use crate::dataset::{DatasetStore, DatasetStoreExt, NewDataset};
 use crate::inference::{InferenceLog, InferenceRecord, InferenceSink, SHADOW};
@@ -371,7 +371,8 @@ macro_rules! audit_log_conformance {
     ($suite:ident, $fresh:expr) => {
         $crate::__conformance!($suite, $fresh, audit_log;
             an_empty_log_verifies, entries_come_back_in_order, concurrent_appends_get_distinct_places,
-            everything_about_an_event_is_kept, a_repeated_append_adds_nothing);
+            everything_about_an_event_is_kept, a_repeated_append_adds_nothing, pages_of_any_size_join_up,
+            long_and_foreign_text_is_kept, concurrent_repeats_are_one_entry, exports_verify);
     };
 }
 
@@ -425,6 +426,185 @@ pub mod audit_log {
         assert_eq!(log.append(event(1)).await.unwrap(), first, "{log}");
         assert_eq!(log.append(event(1).because("another reason")).await.unwrap().seq, 3, "{log}");
         assert_eq!(log.verify().await.unwrap().unwrap().entries, 3, "{log}");
+    }
+
+    /// Contract: a page holds as many as there are up to its limit, and one past the end is empty.
+    pub async fn pages_of_any_size_join_up(log: &dyn AuditLog) {
+        for n in 1..=11 {
+            log.append(event(n)).await.unwrap();
+        }
+        let all = log.entries(1, 100).await.unwrap();
+        assert_eq!(log.all_entries().await.unwrap(), all, "{log}");
+        for size in 1..=12 {
+            let mut joined = Vec::new();
+            loop {
+                let page = log.entries(joined.len() as u64 + 1, size).await.unwrap();
+                assert!(page.len() == size || joined.len() + page.len() == 11, "{log}: a page of {size} is full");
+                if page.is_empty() {
+                    break;
+                }
+                joined.extend(page);
+            }
+            assert_eq!(joined, all, "{log}: pages of {size}");
+        }
+        assert_eq!(log.entries(0, 1).await.unwrap(), all[..1], "{log}");
+        assert!(log.entries(1, 0).await.unwrap().is_empty(), "{log}");
+        for past in [12, u64::from(u32::MAX), u64::MAX] {
+            assert!(log.entries(past, 10).await.unwrap().is_empty(), "{log}: {past}");
+        }
+    }
+
+    /// Text of a megabyte and of any script comes back, and the chain holds over it.
+    pub async fn long_and_foreign_text_is_kept(log: &dyn AuditLog) {
+        let texts = [
+            "x".repeat(1 << 20),
+            "日本語 ß 👩‍🔬 \u{202e}\u{10ffff} e\u{301}".into(),
+            "'; DROP TABLE audit_log; --".into(),
+        ];
+        for (n, text) in texts.iter().enumerate() {
+            let at = from_micros(n as i64);
+            let new =
+                AuditEvent::new(at, text, text, text).because(text).change(text.as_str().into(), text.as_str().into());
+            let entry = log.append(new.clone()).await.unwrap();
+            assert_eq!(entry.event, new, "{log}");
+            assert_eq!(log.entries(n as u64 + 1, 1).await.unwrap(), [entry], "{log}");
+        }
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 3, "{log}");
+    }
+
+    /// Contract: of concurrent appends of one event, one adds it and all give it.
+    pub async fn concurrent_repeats_are_one_entry(log: &dyn AuditLog) {
+        let appended = join_all((0..20).map(|n| log.append(event(n % 4)))).await;
+        let entries: Vec<_> = appended.into_iter().map(|e| e.unwrap()).collect();
+        for entry in &entries {
+            assert!(entries.iter().all(|e| e.event != entry.event || e == entry), "{log}");
+        }
+        assert_eq!(log.verify().await.unwrap().unwrap().entries, 4, "{log}");
+    }
+
+    /// What `export` gives is what `verify_export` accepts, over several pages.
+    pub async fn exports_verify(log: &dyn AuditLog) {
+        for n in 1..=300 {
+            log.append(event(n).change(serde_json::json!(null), serde_json::json!({"share": 0.1, "n": n})))
+                .await
+                .unwrap();
+        }
+        let lines: Vec<String> = export(log).try_collect().await.unwrap();
+        assert_eq!(lines.len(), 301, "{log}: an entry a line, and the end");
+        let summary = verify_export(lines.concat().as_bytes()).unwrap().unwrap();
+        assert_eq!(summary, log.verify().await.unwrap().unwrap(), "{log}");
+    }
+}
+
+/// Tests of [`TokenStore`]'s contract: `token_store_conformance!(name, ((store, its audit log), keep_alive))`.
+#[macro_export]
+macro_rules! token_store_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, token_store;
+            tokens_read_back, an_id_is_given_once, revoking_is_idempotent_and_audited_once,
+            tokens_are_listed_by_age, one_of_many_inserts_wins, issued_tokens_authenticate);
+    };
+}
+
+/// The cases of [`token_store_conformance!`](crate::token_store_conformance).
+pub mod token_store {
+    use super::*;
+    use crate::auth::Grant;
+    use crate::auth::token::{NewToken, StoredToken, TokenHash, TokenInfo, TokenStore, Tokens};
+    use crate::{ManualClock, Principal, Resource, Role, TokenId};
+
+    fn token(n: u8, at: i64) -> StoredToken {
+        let hash: TokenHash = Digest::of(&[n]).to_string().parse().unwrap();
+        let who = Principal::new("ci \u{df}").with_role(Role::Viewer);
+        let who = who.with_role_on(Role::Deployer, Resource::alias("prices", "champion").in_project("fraud"));
+        let id = TokenId::derived(from_micros(at), &[n]);
+        StoredToken { info: TokenInfo::new(id, who, "root".into(), from_micros(at), from_micros(at + 1)), hash }
+    }
+
+    fn event(action: &str, at: i64) -> AuditEvent {
+        AuditEvent::new(from_micros(at), "root", action, "token")
+    }
+
+    async fn actions(audit: &impl AuditLog) -> Vec<String> {
+        audit.all_entries().await.unwrap().into_iter().map(|e| e.event.action).collect()
+    }
+
+    /// What `find` gives is what `insert` was given; an id that was never given is none.
+    pub async fn tokens_read_back<S: TokenStore, A: AuditLog>((store, audit): &(S, A)) {
+        assert_eq!(store.find(token(1, 5).info.id).await.unwrap(), None, "{store}");
+        store.insert(token(1, 5), event("token.issue", 5)).await.unwrap();
+        assert_eq!(store.find(token(1, 5).info.id).await.unwrap(), Some(token(1, 5)), "{store}");
+        assert_eq!(actions(audit).await, ["token.issue"], "{store}");
+        assert!(!format!("{:?}", token(1, 5)).contains(&token(1, 5).hash.to_string()), "a hash is not shown");
+    }
+
+    /// Contract: a second insert of an id is refused, changes nothing and is not audited.
+    pub async fn an_id_is_given_once<S: TokenStore, A: AuditLog>((store, audit): &(S, A)) {
+        store.insert(token(1, 5), event("token.issue", 5)).await.unwrap();
+        let other = StoredToken { hash: token(2, 5).hash, ..token(1, 5) };
+        let error = store.insert(other, event("token.issue", 6)).await.unwrap_err();
+        assert!(matches!(error, Error::AlreadyExists { .. }), "{store}: {error}");
+        assert_eq!(store.find(token(1, 5).info.id).await.unwrap(), Some(token(1, 5)), "{store}");
+        assert_eq!(actions(audit).await.len(), 1, "{store}");
+    }
+
+    /// Contract: revoking again keeps the first time and audits nothing; what is not there is `NotFound`.
+    pub async fn revoking_is_idempotent_and_audited_once<S: TokenStore, A: AuditLog>((store, audit): &(S, A)) {
+        let id = token(1, 5).info.id;
+        let error = store.revoke(id, from_micros(7), event("token.revoke", 7)).await.unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }), "{store}: {error}");
+        store.insert(token(1, 5), event("token.issue", 5)).await.unwrap();
+        for at in [7, 8] {
+            let revoked = store.revoke(id, from_micros(at), event("token.revoke", at)).await.unwrap();
+            assert_eq!(revoked.revoked_at, Some(from_micros(7)), "{store}");
+            assert_eq!(store.find(id).await.unwrap().unwrap().info, revoked, "{store}");
+        }
+        assert_eq!(actions(audit).await, ["token.issue", "token.revoke"], "{store}");
+    }
+
+    /// Contract: `tokens` yields the oldest first.
+    pub async fn tokens_are_listed_by_age<S: TokenStore, A: AuditLog>((store, _): &(S, A)) {
+        assert!(store.tokens().await.unwrap().is_empty(), "{store}");
+        for (n, at) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
+            store.insert(token(n, at), event("token.issue", i64::from(n))).await.unwrap();
+        }
+        let mut expected: Vec<TokenInfo> = [(1, 30), (2, 10), (3, 20), (4, 10)].map(|(n, at)| token(n, at).info).into();
+        expected.sort_by_key(|token| (token.created_at, token.id));
+        assert_eq!(store.tokens().await.unwrap(), expected, "{store}");
+    }
+
+    /// Of concurrent inserts of one id, one is kept and audited.
+    pub async fn one_of_many_inserts_wins<S: TokenStore, A: AuditLog>((store, audit): &(S, A)) {
+        let inserted = join_all((0..8).map(|n| store.insert(token(1, 5), event("token.issue", n)))).await;
+        assert_eq!(inserted.iter().filter(|r| r.is_ok()).count(), 1, "{store}: {inserted:?}");
+        assert_eq!(actions(audit).await.len(), 1, "{store}");
+    }
+
+    /// A token from [`Tokens`] over this store authenticates until it expires or is revoked, and holds what it was given.
+    pub async fn issued_tokens_authenticate<S: TokenStore + Clone, A: AuditLog>((store, audit): &(S, A)) {
+        let clock = ManualClock::at(from_micros(1_000_000));
+        let tokens = Tokens::new(store.clone()).clock(clock.clone());
+        let root = Principal::new("root").with_role(Role::Admin);
+        let grant = Grant::on(Role::Deployer, Resource::model("prices"));
+        let new =
+            || NewToken::new(Duration::from_secs(60)).speaks_as("ci").grant(grant.clone()).because("for the build");
+        let (secret, info) = tokens.issue(&root, new()).await.unwrap();
+        let (other, second) = tokens.issue(&root, new()).await.unwrap();
+        assert_eq!(tokens.authenticate(secret.reveal()).await.unwrap(), info, "{store}");
+        assert_eq!(info.principal(), Principal { name: "ci".into(), grants: vec![grant] }, "{store}");
+        tokens.revoke(&root, second.id, "lost").await.unwrap();
+        let message = |r: crate::Result<TokenInfo>| r.unwrap_err().to_string();
+        assert!(message(tokens.authenticate(other.reveal()).await).contains("was revoked"), "{store}");
+        clock.advance(Duration::from_secs(59));
+        tokens.authenticate(secret.reveal()).await.unwrap();
+        clock.advance(Duration::from_secs(1));
+        assert!(message(tokens.authenticate(secret.reveal()).await).contains("expired"), "{store}");
+        assert_eq!(actions(audit).await, ["token.issue", "token.issue", "token.revoke"], "{store}");
+        let entry = &audit.entries(1, 1).await.unwrap()[0].event;
+        assert_eq!((entry.actor.as_str(), entry.reason.as_str()), ("root", "for the build"), "{store}");
+        assert_eq!(entry.after["speaks_as"], "ci", "{store}");
+        let kept = format!("{:?}", audit.all_entries().await.unwrap());
+        assert!(!kept.contains(&secret.reveal()[39..]), "{store}: no secret in the log");
     }
 }
 

@@ -59,6 +59,18 @@ pub enum Error {
         /// The roles that would do.
         remedy: String,
     },
+    /// Who asks did not prove who they are.
+    #[error("not authenticated: {reason}")]
+    Unauthenticated {
+        /// What is wrong with the proof.
+        reason: String,
+    },
+    /// A proof was signed with a key that is not known: it may be new.
+    #[error("not authenticated: signing key {key:?} is not known; fetch the issuer's keys again and retry")]
+    UnknownKey {
+        /// The key's id.
+        key: String,
+    },
     /// A value the caller gave is not acceptable.
     #[error("invalid {what}: {reason}")]
     InvalidInput {
@@ -113,6 +125,11 @@ impl Error {
     /// An [`Error::NotFound`].
     pub fn not_found(what: &'static str, name: impl ToString) -> Self {
         Self::NotFound { what, name: name.to_string() }
+    }
+
+    /// An [`Error::Unauthenticated`], with a reason.
+    pub fn unauthenticated(reason: impl Into<String>) -> Self {
+        Self::Unauthenticated { reason: reason.into() }
     }
 
     /// Whether the same call may succeed later without a change by the caller.

@@ -82,6 +82,8 @@ ids! {
     RolloutId = "rollout";
     /// Names an alert that was raised.
     AlertId = "alert";
+    /// Names an API token, without its secret.
+    TokenId = "token";
 }
 
 /// UUID v7: 48 bits of milliseconds, then bits taken from `entropy` (at least ten bytes).

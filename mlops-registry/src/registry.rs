@@ -481,7 +481,7 @@ pub struct Event {
 /// # Contract
 /// - **Permission.** Every call that changes something takes who does it, and is
 ///   [`PermissionDenied`](mlops_core::Error::PermissionDenied) without the permission that the method names, on the
-///   model. Reading is open: the edges check it.
+///   model or, where an alias is concerned, on that alias. Reading is open: the edges check it.
 /// - **Atomic.** A call is kept whole, with its audit entry and its event, or not at all, also when its future is
 ///   dropped or the process is killed. What has returned `Ok` is there for every later call on any handle.
 /// - **Idempotent.** The same call again changes nothing, audits nothing and returns what exists: a model of the same

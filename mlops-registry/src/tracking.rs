@@ -344,8 +344,9 @@ impl Display for Run {
 /// - **Order.** `runs` goes from the newest start to the oldest; `metric_history` by step, then time, then value.
 /// - **Missing** experiments and runs are [`NotFound`](mlops_core::Error::NotFound), by name.
 /// - **Lineage.** Where the backend keeps lineage, a run and its inputs appear in it, in the same transaction.
-/// - **Audit.** Creating an experiment, starting and ending a run are audited once each; what is logged in between is
-///   data and is not.
+/// - **Audit.** Creating an experiment, starting and ending a run, and what is said of one (params, tags, inputs,
+///   artifacts) are audited in the same transaction, once; what changes nothing is not. Metric points are data and are
+///   not. A value of more than 1,000 bytes is audited by its digest.
 /// - **Clones** and pointers share one store. **No hidden runtime:** none is started, none blocked.
 #[async_trait]
 pub trait TrackingStore: Debug + Display + Send + Sync + 'static {

@@ -43,11 +43,11 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     let previous: Digest = db::from_text(&previous)?;
     let entry = AuditEntry::seal(db::number(seq)?, event, previous)?;
     let (before, after) = (db::json(&entry.event.before)?, db::json(&entry.event.after)?);
-    let digest = entry.digest.to_string();
+    let (digest, known_by) = (entry.digest.to_string(), Digest::of_json(&entry.event)?.to_string());
     sqlx::query(
         "INSERT INTO audit_log \
-         (seq, at, actor, action, resource, value_before, value_after, reason, previous, digest) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+         (seq, at, actor, action, resource, value_before, value_after, reason, previous, digest, event) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(seq)
     .bind(entry.event.at.timestamp_micros())
@@ -59,6 +59,7 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     .bind(&entry.event.reason)
     .bind(previous.to_string())
     .bind(&digest)
+    .bind(known_by)
     .execute(&mut *conn)
     .await
     .during(WHAT, &key)?;
@@ -72,8 +73,17 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
 
 /// The entry of an event that is equal in every field.
 async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>> {
-    let found: Option<Row> = sqlx::query_as(
-        "SELECT * FROM audit_log WHERE at = $1 AND actor = $2 AND action = $3 AND resource = $4 \
+    let found: Option<Row> = sqlx::query_as("SELECT * FROM audit_log WHERE event = $1 ORDER BY seq LIMIT 1")
+        .bind(Digest::of_json(event)?.to_string())
+        .fetch_optional(&mut *conn)
+        .await
+        .during("read", "audit log")?;
+    let found = found.map(Row::entry).transpose()?.filter(|entry| entry.event == *event);
+    if found.is_some() {
+        return Ok(found);
+    }
+    let older: Option<Row> = sqlx::query_as(
+        "SELECT * FROM audit_log WHERE event IS NULL AND at = $1 AND actor = $2 AND action = $3 AND resource = $4 \
          AND value_before = $5 AND value_after = $6 AND reason = $7 ORDER BY seq LIMIT 1",
     )
     .bind(event.at.timestamp_micros())
@@ -86,12 +96,13 @@ async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>>
     .fetch_optional(conn)
     .await
     .during("read", "audit log")?;
-    found.map(Row::entry).transpose()
+    older.map(Row::entry).transpose()
 }
 
 #[async_trait]
 impl AuditLog for SqlRegistry {
-    async fn append(&self, event: AuditEvent) -> Result<AuditEntry> {
+    async fn append(&self, mut event: AuditEvent) -> Result<AuditEntry> {
+        event.at = db::time(event.at.timestamp_micros());
         let mut writing = self.write("append to audit log", &event.resource).await?;
         if let Some(entry) = find(&mut writing.tx, &event).await? {
             return Ok(entry);

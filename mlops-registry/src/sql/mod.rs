@@ -28,6 +28,7 @@ mod lineage;
 mod models;
 mod promotions;
 mod source;
+mod tokens;
 mod tracking;
 
 use std::fmt;
@@ -60,8 +61,8 @@ pub enum Durability {
 /// Experiments, runs, models, versions, aliases, audit log and lineage in one SQL database.
 ///
 /// Implements [`TrackingStore`](crate::TrackingStore), [`ModelRegistry`](crate::ModelRegistry), and core's
-/// [`AuditLog`](mlops_core::audit::AuditLog), [`LineageStore`](mlops_core::lineage::LineageStore) and
-/// [`ModelSource`](mlops_core::ModelSource). Clones share it.
+/// [`AuditLog`](mlops_core::audit::AuditLog), [`LineageStore`](mlops_core::lineage::LineageStore),
+/// [`TokenStore`](mlops_core::auth::token::TokenStore) and [`ModelSource`](mlops_core::ModelSource). Clones share it.
 #[derive(Clone)]
 pub struct SqlRegistry(Arc<Inner>);
 
@@ -71,15 +72,16 @@ struct Inner {
     read: Pool,
     artifacts: Arc<dyn ArtifactStore>,
     authorizer: Arc<dyn Authorizer>,
+    project: Option<String>,
     clock: Arc<dyn Clock>,
 }
 
 impl fmt::Debug for SqlRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { label, artifacts, authorizer, clock, .. } = &*self.0;
+        let Inner { label, artifacts, authorizer, project, clock, .. } = &*self.0;
         let mut shown = f.debug_struct("SqlRegistry");
         shown.field("database", label).field("artifacts", artifacts).field("authorizer", authorizer);
-        shown.field("clock", clock).finish()
+        shown.field("project", project).field("clock", clock).finish_non_exhaustive()
     }
 }
 
@@ -95,6 +97,7 @@ impl SqlRegistry {
         SqlRegistryBuilder {
             artifacts: None,
             authorizer: Arc::new(RoleTable),
+            project: None,
             clock: Arc::new(SystemClock),
             durability: Durability::default(),
             busy_timeout: Duration::from_secs(30),
@@ -119,9 +122,12 @@ impl SqlRegistry {
         Ok(self.0.read.begin().await.during(operation, key)?)
     }
 
-    fn allow(&self, who: &Principal, permission: Permission, resource: &Resource) -> Result<()> {
+    fn allow(&self, who: &Principal, permission: Permission, mut resource: Resource) -> Result<()> {
         check::principal(who)?;
-        Ok(self.0.authorizer.check(who, permission, resource)?)
+        if let Some(project) = &self.0.project {
+            resource = resource.in_project(project);
+        }
+        Ok(self.0.authorizer.check(who, permission, &resource)?)
     }
 }
 
@@ -152,6 +158,7 @@ impl Writing {
 pub struct SqlRegistryBuilder {
     artifacts: Option<Arc<dyn ArtifactStore>>,
     authorizer: Arc<dyn Authorizer>,
+    project: Option<String>,
     clock: Arc<dyn Clock>,
     durability: Durability,
     busy_timeout: Duration,
@@ -168,6 +175,13 @@ impl SqlRegistryBuilder {
     /// Who may do what (default [`RoleTable`]).
     pub fn authorizer(mut self, authorizer: impl Authorizer) -> Self {
         self.authorizer = Arc::new(authorizer);
+        self
+    }
+
+    /// The project that everything in this registry belongs to (default none): grants on it hold here, and grants that
+    /// name no project or another do not, unless they hold everywhere.
+    pub fn project(mut self, name: impl Into<String>) -> Self {
+        self.project = Some(name.into());
         self
     }
 
@@ -225,7 +239,7 @@ impl SqlRegistryBuilder {
         let (write, read) = db::open(&place, self.durability, self.busy_timeout, self.readers)
             .await
             .map_err(|error| db::failed(error, "open", &label))?;
-        let (authorizer, clock) = (self.authorizer, self.clock);
-        Ok(SqlRegistry(Arc::new(Inner { label, write, read, artifacts, authorizer, clock })))
+        let (authorizer, project, clock) = (self.authorizer, self.project, self.clock);
+        Ok(SqlRegistry(Arc::new(Inner { label, write, read, artifacts, authorizer, project, clock })))
     }
 }

@@ -227,7 +227,7 @@ impl SqlRegistry {
         check::model(&new.name)?;
         check::text("description", &new.description, check::TEXT)?;
         check::tags(&new.tags)?;
-        self.allow(who, Permission::Register, &Resource::model(&new.name))?;
+        self.allow(who, Permission::Register, Resource::model(&new.name))?;
         let mut writing = self.write("create model", &new.name).await?;
         match find_model(&mut writing.tx, &new.name).await {
             Ok(found) if (&found.description, &found.tags) == (&new.description, &new.tags) => return Ok(found),
@@ -264,7 +264,7 @@ impl SqlRegistry {
         policy: AliasPolicy,
     ) -> Result<()> {
         check::alias(alias)?;
-        self.allow(who, Permission::Administer, &Resource::model(model))?;
+        self.allow(who, Permission::Administer, Resource::alias(model, alias))?;
         let mut writing = self.write("set policy of", model).await?;
         find_model(&mut writing.tx, model).await?;
         let before = find_policy(&mut writing.tx, model, alias).await?;
@@ -300,7 +300,7 @@ impl SqlRegistry {
     pub(super) async fn insert_version(&self, who: &Principal, new: NewVersion) -> Result<ModelVersion> {
         check::text("description", &new.description, check::TEXT)?;
         check::tags(&new.tags)?;
-        self.allow(who, Permission::Register, &Resource::model(&new.model))?;
+        self.allow(who, Permission::Register, Resource::model(&new.model))?;
         let mut reading = self.read("create version of", &new.model).await?;
         find_model(&mut reading, &new.model).await?;
         if new.run.is_some()

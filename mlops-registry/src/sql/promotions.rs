@@ -243,6 +243,11 @@ fn check_policy(policy: AliasPolicy, promotion: &Promotion) -> Result<()> {
 }
 
 impl Promotion {
+    /// What permissions are asked on.
+    fn on(&self) -> Resource {
+        Resource::alias(&self.model, &self.alias)
+    }
+
     fn resource(&self) -> String {
         format!("model {}@{}", self.model, self.alias)
     }
@@ -314,7 +319,7 @@ impl SqlRegistry {
         check::alias(&new.alias)?;
         check::text("reason", &new.reason, check::TEXT)?;
         check_evidence(&new.evidence)?;
-        self.allow(who, Permission::RequestPromotion, &Resource::model(&new.model))?;
+        self.allow(who, Permission::RequestPromotion, Resource::alias(&new.model, &new.alias))?;
         let content = Digest::of_json(&(&who.name, &new))?.to_string();
         let mut writing = self.write("request promotion of", &new.model).await?;
         if let Some(found) = find_repeated(&mut writing.tx, new.id, &content).await? {
@@ -359,7 +364,7 @@ impl SqlRegistry {
         check::text("comment", comment, check::TEXT)?;
         let mut writing = self.write("approve promotion", &id.to_string()).await?;
         let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::Review, &Resource::model(&promotion.model))?;
+        self.allow(who, Permission::Review, promotion.on())?;
         if let Some(given) = promotion.approvals.iter().find(|a| a.by == who.name) {
             if given.comment == comment {
                 return Ok(promotion);
@@ -409,7 +414,7 @@ impl SqlRegistry {
         check::reason("reason", reason)?;
         let mut writing = self.write("reject promotion", &id.to_string()).await?;
         let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::Review, &Resource::model(&promotion.model))?;
+        self.allow(who, Permission::Review, promotion.on())?;
         if promotion.state != PromotionState::Requested {
             let same = |d: &Decision| d.by == who.name && d.reason == reason;
             if promotion.state == PromotionState::Rejected && promotion.decision.as_ref().is_some_and(same) {
@@ -431,7 +436,7 @@ impl SqlRegistry {
     async fn move_alias(&self, who: &Principal, id: PromotionId) -> Result<Promotion> {
         let mut writing = self.write("promote", &id.to_string()).await?;
         let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::MoveAlias, &Resource::model(&promotion.model))?;
+        self.allow(who, Permission::MoveAlias, promotion.on())?;
         match promotion.state {
             PromotionState::Promoted => return Ok(promotion),
             PromotionState::Rejected => return Err(Error::Decided { id, state: promotion.state }),
@@ -456,7 +461,7 @@ impl SqlRegistry {
         reason: &str,
     ) -> Result<Promotion> {
         check::reason("reason", reason)?;
-        self.allow(who, Permission::MoveAlias, &Resource::model(model))?;
+        self.allow(who, Permission::MoveAlias, Resource::alias(model, alias))?;
         let content = Digest::of_json(&(&who.name, PromotionKind::Rollback, model, alias, reason))?.to_string();
         let mut writing = self.write("roll back", model).await?;
         if let Some(found) = find_repeated(&mut writing.tx, id, &content).await? {

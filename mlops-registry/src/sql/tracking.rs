@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, HashMap};
 use async_trait::async_trait;
 use mlops_core::lineage::{Edge, Node, NodeRef};
 use mlops_core::{DatasetRef, Digest, Error as CoreError, ExperimentId, Permission, Principal, Resource, RunId};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::QueryBuilder;
 
 use super::db::{self, Backend as _, Conn, Db, ROWS};
@@ -173,9 +173,23 @@ async fn load_one(conn: &mut Conn, info: RunInfo) -> Result<Run> {
     Ok(runs.pop().expect("one run in, one run out"))
 }
 
-async fn put_params(conn: &mut Conn, run: RunId, params: &BTreeMap<String, String>) -> Result<()> {
+/// A value as the audit log keeps it: a long one by its digest.
+fn brief(value: &str) -> Value {
+    const MOST: usize = 1_000;
+    match value.len() {
+        0..=MOST => value.into(),
+        bytes => json!({ "digest": Digest::of(value.as_bytes()), "bytes": bytes }),
+    }
+}
+
+/// Gives those that were not there yet.
+async fn put_params(
+    conn: &mut Conn,
+    run: RunId,
+    params: &BTreeMap<String, String>,
+) -> Result<serde_json::Map<String, Value>> {
     if params.is_empty() {
-        return Ok(());
+        return Ok(serde_json::Map::new());
     }
     let id = run.to_string();
     let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, value FROM run_params WHERE run_id = $1")
@@ -205,11 +219,27 @@ async fn put_params(conn: &mut Conn, run: RunId, params: &BTreeMap<String, Strin
             .await
             .during("log to run", &id)?;
     }
-    Ok(())
+    Ok(fresh.into_iter().map(|(name, value)| (name.clone(), brief(value))).collect())
 }
 
-async fn put_tags(conn: &mut Conn, run: &str, tags: &BTreeMap<String, String>) -> Result<()> {
-    let tags: Vec<_> = tags.iter().collect();
+/// Gives those that changed: what they were, if they were there, and what they are.
+async fn put_tags(
+    conn: &mut Conn,
+    run: &str,
+    tags: &BTreeMap<String, String>,
+) -> Result<(serde_json::Map<String, Value>, serde_json::Map<String, Value>)> {
+    if tags.is_empty() {
+        return Ok(Default::default());
+    }
+    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, value FROM run_tags WHERE run_id = $1")
+        .bind(run)
+        .fetch_all(&mut *conn)
+        .await
+        .during("log to run", run)?;
+    let known: HashMap<String, String> = rows.into_iter().collect();
+    let tags: Vec<_> = tags.iter().filter(|(name, value)| known.get(*name) != Some(*value)).collect();
+    let before = tags.iter().filter_map(|(name, _)| Some(((*name).clone(), brief(known.get(*name)?)))).collect();
+    let after = tags.iter().map(|(name, value)| ((*name).clone(), brief(value))).collect();
     for rows in tags.chunks(ROWS) {
         QueryBuilder::<Db>::new("INSERT INTO run_tags (run_id, name, value) ")
             .push_values(rows, |mut row, (name, value)| {
@@ -221,7 +251,7 @@ async fn put_tags(conn: &mut Conn, run: &str, tags: &BTreeMap<String, String>) -
             .await
             .during("log to run", run)?;
     }
-    Ok(())
+    Ok((before, after))
 }
 
 async fn put_metrics(conn: &mut Conn, run: &str, metrics: &[Metric]) -> Result<()> {
@@ -266,7 +296,7 @@ impl SqlRegistry {
     /// The run's row, if `who` may track to its experiment.
     async fn tracked(&self, conn: &mut Conn, who: &Principal, run: RunId) -> Result<RunRow> {
         let row = find_run(conn, run).await?;
-        self.allow(who, Permission::Track, &Resource::experiment(&row.experiment))?;
+        self.allow(who, Permission::Track, Resource::experiment(&row.experiment))?;
         Ok(row)
     }
 }
@@ -276,7 +306,7 @@ impl TrackingStore for SqlRegistry {
     async fn create_experiment(&self, who: &Principal, new: NewExperiment) -> Result<Experiment> {
         check::name("experiment name", &new.name)?;
         check::tags(&new.tags)?;
-        self.allow(who, Permission::Track, &Resource::experiment(&new.name))?;
+        self.allow(who, Permission::Track, Resource::experiment(&new.name))?;
         let mut writing = self.write("create experiment", &new.name).await?;
         if let Some(found) = find_experiment(&mut writing.tx, &new.name).await? {
             if found.tags == new.tags {
@@ -316,7 +346,7 @@ impl TrackingStore for SqlRegistry {
         check::name("experiment name", &new.experiment)?;
         check::text("run name", &new.name, check::NAME)?;
         check::tags(&new.tags)?;
-        self.allow(who, Permission::Track, &Resource::experiment(&new.experiment))?;
+        self.allow(who, Permission::Track, Resource::experiment(&new.experiment))?;
         let content = Digest::of_json(&(&who.name, &new))?.to_string();
         let mut writing = self.write("start run", &new.experiment).await?;
         let conn = &mut *writing.tx;
@@ -371,9 +401,14 @@ impl TrackingStore for SqlRegistry {
         let id = run.to_string();
         let mut writing = self.write("log to run", &id).await?;
         self.tracked(&mut writing.tx, who, run).await?;
-        put_params(&mut writing.tx, run, &batch.params).await?;
-        put_tags(&mut writing.tx, &id, &batch.tags).await?;
+        let params = put_params(&mut writing.tx, run, &batch.params).await?;
+        let (tags_before, tags) = put_tags(&mut writing.tx, &id, &batch.tags).await?;
         put_metrics(&mut writing.tx, &id, &batch.metrics).await?;
+        if !(params.is_empty() && tags.is_empty()) {
+            let change = (json!({ "tags": tags_before }), json!({ "params": params, "tags": tags }));
+            let event = writing.event(who, "run.log", format!("run {run}")).change(change.0, change.1);
+            audit::append(&mut writing.tx, event).await?;
+        }
         writing.commit().await
     }
 
@@ -399,11 +434,14 @@ impl TrackingStore for SqlRegistry {
         sqlx::query("INSERT INTO run_artifacts (run_id, path, digest, bytes) VALUES ($1, $2, $3, $4)")
             .bind(&id)
             .bind(path)
-            .bind(digest)
+            .bind(&digest)
             .bind(bytes)
             .execute(&mut *writing.tx)
             .await
             .during("log artifact of run", &id)?;
+        let after = json!({ "path": path, "digest": digest, "bytes": bytes });
+        let event = writing.event(who, "run.artifact", format!("run {run}")).change(Value::Null, after);
+        audit::append(&mut writing.tx, event).await?;
         writing.commit().await
     }
 
@@ -413,7 +451,7 @@ impl TrackingStore for SqlRegistry {
         let id = run.to_string();
         let mut writing = self.write("log input of run", &id).await?;
         self.tracked(&mut writing.tx, who, run).await?;
-        sqlx::query(
+        let added = sqlx::query(
             "INSERT INTO run_inputs (run_id, dataset, digest, context) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (run_id, dataset, digest, context) DO NOTHING",
         )
@@ -424,6 +462,11 @@ impl TrackingStore for SqlRegistry {
         .execute(&mut *writing.tx)
         .await
         .during("log input of run", &id)?;
+        if added.rows_affected() == 1 {
+            let after = json!({ "dataset": dataset.name, "digest": dataset.digest, "context": context });
+            let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
+            audit::append(&mut writing.tx, event).await?;
+        }
         let edge = Edge::new(NodeRef::dataset(&dataset), NodeRef::run(run));
         lineage::record(&mut writing.tx, &[], &[edge]).await?;
         writing.commit().await

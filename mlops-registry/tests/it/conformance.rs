@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mlops_core::{audit_log_conformance, lineage_store_conformance};
+use mlops_core::{audit_log_conformance, lineage_store_conformance, token_store_conformance};
 use mlops_registry::{ModelRegistry, TrackingStore, model_registry_conformance, tracking_store_conformance};
 
 use crate::{in_file, in_memory};
@@ -35,3 +35,12 @@ lineage_store_conformance!(lineage_in_file, {
     (registry, dir)
 });
 lineage_store_conformance!(lineage_in_memory, (in_memory().await.0, ()));
+
+token_store_conformance!(tokens_in_file, {
+    let (registry, _, dir) = in_file().await;
+    ((registry.clone(), registry), dir)
+});
+token_store_conformance!(tokens_in_memory, {
+    let (registry, _) = in_memory().await;
+    ((registry.clone(), registry), ())
+});

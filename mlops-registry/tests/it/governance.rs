@@ -122,6 +122,57 @@ async fn a_refused_call_leaves_no_trace() {
 }
 
 #[tokio::test]
+async fn a_role_on_one_alias_holds_on_that_alias() {
+    let (registry, store) = in_memory().await;
+    versions(&registry, &store, 2).await;
+    let (ana, root) = (who("ana", Role::Contributor), who("root", Role::Admin));
+    let on = |role, alias| who("x", Role::Viewer).with_role_on(role, Resource::alias("m", alias));
+    let ask = async |alias, version| {
+        registry.request_promotion(&ana, NewPromotion::new("m", version, alias)).await.unwrap().id
+    };
+    let denied = |result: mlops_registry::Result<mlops_registry::Promotion>| {
+        assert!(matches!(&result, Err(Error::Core(CoreError::PermissionDenied { .. }))), "{result:?}");
+    };
+    let (champion, staging) = (ask("champion", 1).await, ask("staging", 1).await);
+    denied(registry.approve(&on(Role::Reviewer, "staging"), champion, "").await);
+    registry.approve(&on(Role::Reviewer, "champion"), champion, "").await.unwrap();
+    denied(registry.promote(&on(Role::Deployer, "champion"), staging).await);
+    registry.promote(&on(Role::Deployer, "champion"), champion).await.unwrap();
+    denied(registry.reject(&on(Role::Reviewer, "champion"), staging, "no").await);
+    registry.promote(&root, staging).await.unwrap();
+    for alias in ["champion", "staging"] {
+        let id = ask(alias, 2).await;
+        registry.promote(&root, id).await.unwrap();
+    }
+    denied(registry.rollback(&on(Role::Deployer, "champion"), "m", "staging", None, "worse").await);
+    registry.rollback(&on(Role::Deployer, "champion"), "m", "champion", None, "worse").await.unwrap();
+    denied(registry.request_promotion(&on(Role::Contributor, "champion"), NewPromotion::new("m", 2, "other")).await);
+    let policy = AliasPolicy::approvals(1);
+    let error = registry.set_policy(&on(Role::Admin, "champion"), "m", "staging", policy).await.unwrap_err();
+    let expected = "x may not administer on alias staging in model m: needs a role that grants it (admin)";
+    assert_eq!(error.to_string(), expected);
+    registry.set_policy(&on(Role::Admin, "champion"), "m", "champion", policy).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_in_a_project_takes_grants_on_that_project() {
+    let store = MemoryStore::default();
+    let registry = builder(&store).project("fraud").open_in_memory().await.unwrap();
+    versions(&registry, &store, 1).await;
+    let on = |resource| who("x", Role::Viewer).with_role_on(Role::Contributor, resource);
+    let create = async |who| registry.create_model(&who, NewModel::new("n")).await;
+    for elsewhere in [Resource::project("fraud2"), Resource::model("n"), Resource::model("m").in_project("fraud")] {
+        let error = create(on(elsewhere)).await.unwrap_err().to_string();
+        assert!(error.contains("on model n in project fraud"), "{error}");
+    }
+    create(on(Resource::project("fraud"))).await.unwrap();
+    registry.create_experiment(&on(Resource::project("fraud")), NewExperiment::new("e")).await.unwrap();
+    let run = NewRun::new("e");
+    registry.start_run(&on(Resource::experiment("e").in_project("fraud")), run.clone()).await.unwrap();
+    assert!(registry.start_run(&on(Resource::experiment("e")), run).await.is_err());
+}
+
+#[tokio::test]
 async fn a_role_on_one_model_holds_on_that_model() {
     let (registry, store) = in_memory().await;
     versions(&registry, &store, 1).await;

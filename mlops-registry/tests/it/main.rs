@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // a test reports by panicking
 
+mod audit;
 mod conformance;
 mod durability;
 mod governance;

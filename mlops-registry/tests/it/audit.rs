@@ -1,0 +1,181 @@
+//! Every call of the traits that changes something, and its entry in the audit log.
+
+use mlops_core::audit::{AuditEvent, AuditLog as _, AuditLogExt as _};
+use mlops_core::auth::token::{NewToken, Tokens};
+use mlops_core::{Clock as _, DatasetRef, Digest, Finding, Principal, Role, SystemClock, Verdict, clock};
+use mlops_registry::conformance::model_registry::package;
+use mlops_registry::{
+    AliasPolicy, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
+    TrackingStore,
+};
+use serde_json::{Value, json};
+use sqlx::Connection as _;
+
+use crate::{builder, in_file, in_memory, who};
+
+const NONE: Value = Value::Null;
+
+/// Makes each call twice: the first adds these entries (actor, action, resource, before, after, reason), the second none.
+macro_rules! audited {
+    ($registry:expr; $($call:expr => [$(($actor:literal, $action:literal, $resource:expr, $before:expr, $after:expr, $reason:literal)),*];)+) => { $(
+        let from = $registry.all_entries().await.unwrap().len() as u64 + 1;
+        $call.await.unwrap();
+        let added: Vec<AuditEvent> =
+            $registry.entries(from, 100).await.unwrap().into_iter().map(|entry| entry.event).collect();
+        let expected: Vec<(&str, &str, String, Value, Value, &str)> =
+            vec![$(($actor, $action, $resource.to_string(), $before, $after, $reason)),*];
+        let found: Vec<(&str, &str, String, Value, Value, &str)> = added.iter().map(|e| {
+            (&*e.actor, &*e.action, e.resource.clone(), e.before.clone(), e.after.clone(), &*e.reason)
+        }).collect();
+        assert_eq!(found, expected, "{}", stringify!($call));
+        $call.await.unwrap();
+        assert_eq!($registry.all_entries().await.unwrap().len() as u64 + 1, from + expected.len() as u64,
+            "again: {}", stringify!($call));
+    )+ };
+}
+
+/// A method that is new to one of the traits belongs in this table, or in the list of those that change nothing.
+#[tokio::test]
+async fn every_call_that_changes_something_is_audited_once() {
+    let (registry, store) = in_memory().await;
+    let [ana, rob, dan, root] = [
+        who("ana", Role::Contributor),
+        who("rob", Role::Reviewer),
+        who("dan", Role::Deployer),
+        who("root", Role::Admin),
+    ];
+    let run = mlops_core::RunId::derived(clock::from_micros(1), b"run");
+    let [first, second, third, back] =
+        [b"1", b"2", b"3", b"4"].map(|n| mlops_core::PromotionId::derived(clock::from_micros(1), n));
+    let at = clock::from_micros(1);
+    let (one, two) = (package(&store, "1").await, package(&store, "2").await);
+    let rows = DatasetRef { name: "prices".into(), digest: Digest::of(b"rows") };
+    let long = "x".repeat(1_001);
+    let passed = [Finding::new("accuracy", Verdict::Pass, "better")];
+    let ask =
+        |id, version| NewPromotion::new("m", version, "champion").id(id).evidence(passed.clone()).reason("better");
+    let on_run = format!("run {run}");
+    audited!(registry;
+        registry.create_experiment(&ana, NewExperiment::new("e").tag("team", "a")) =>
+            [("ana", "experiment.create", "experiment e", NONE, json!({"tags": {"team": "a"}}), "")];
+        registry.start_run(&ana, NewRun::new("e").id(run).name("mlp").tag("host", "a")) =>
+            [("ana", "run.start", on_run, NONE, json!({"experiment": "e", "name": "mlp", "parent": null, "tags": {"host": "a"}}), "")];
+        registry.log_batch(&ana, run, LogBatch::new().param("lr", 0.1).tag("host", "b").tag("gpu", "no")) =>
+            [("ana", "run.log", on_run, json!({"tags": {"host": "a"}}),
+                json!({"params": {"lr": "0.1"}, "tags": {"gpu": "no", "host": "b"}}), "")];
+        registry.log_batch(&ana, run, LogBatch::new().param("lr", 0.1).param("notes", &long).tag("host", "b")) =>
+            [("ana", "run.log", on_run, json!({"tags": {}}),
+                json!({"params": {"notes": {"digest": Digest::of(long.as_bytes()), "bytes": 1_001}}, "tags": {}}), "")];
+        registry.log_batch(&ana, run, LogBatch::new().metric("loss", 0.5, 1, at)) => [];
+        registry.log_artifact(&ana, run, "model/weights", Digest::of(b"w"), 1) =>
+            [("ana", "run.artifact", on_run, NONE, json!({"path": "model/weights", "digest": Digest::of(b"w"), "bytes": 1}), "")];
+        registry.log_input(&ana, run, rows.clone(), "training") =>
+            [("ana", "run.input", on_run, NONE, json!({"dataset": "prices", "digest": rows.digest, "context": "training"}), "")];
+        registry.finish_run(&ana, run, RunStatus::Finished) =>
+            [("ana", "run.finish", on_run, json!({"status": "RUNNING"}), json!({"status": "FINISHED"}), "")];
+        registry.create_model(&ana, NewModel::new("m")) =>
+            [("ana", "model.create", "model m", NONE, json!({"description": "", "tags": {}}), "")];
+        registry.create_version(&ana, NewVersion::new("m", one).run(run)) =>
+            [("ana", "version.create", "model m/1", NONE, json!({"package": one, "run": run, "description": "", "tags": {}}), "")];
+        registry.create_version(&ana, NewVersion::new("m", two).run(run)) =>
+            [("ana", "version.create", "model m/2", NONE, json!({"package": two, "run": run, "description": "", "tags": {}}), "")];
+        registry.set_policy(&root, "m", "champion", AliasPolicy::approvals(1)) =>
+            [("root", "policy.set", "model m@champion", NONE, json!(AliasPolicy::approvals(1)), "")];
+        registry.set_policy(&root, "m", "champion", AliasPolicy::approvals(0)) =>
+            [("root", "policy.set", "model m@champion", json!(AliasPolicy::approvals(1)), json!(AliasPolicy::approvals(0)), "")];
+        registry.request_promotion(&ana, ask(first, 1)) =>
+            [("ana", "promotion.request", "model m@champion", NONE,
+                json!({"promotion": first, "version": 1, "seen_revision": 0, "evidence": passed}), "better")];
+        registry.approve(&rob, first, "looks right") =>
+            [("rob", "promotion.approve", "model m@champion", NONE, json!({"promotion": first, "version": 1, "approvals": 1}), "looks right")];
+        registry.promote(&dan, first) =>
+            [("dan", "alias.move", "model m@champion", NONE, json!({"version": 1, "revision": 1, "promotion": first,
+                "requested_by": "ana", "approved_by": ["rob"], "verdicts": {"accuracy": "pass"}}), "better")];
+        registry.request_promotion(&ana, ask(second, 2)) =>
+            [("ana", "promotion.request", "model m@champion", NONE,
+                json!({"promotion": second, "version": 2, "seen_revision": 1, "evidence": passed}), "better")];
+        registry.request_promotion(&ana, ask(third, 2)) =>
+            [("ana", "promotion.request", "model m@champion", NONE,
+                json!({"promotion": third, "version": 2, "seen_revision": 1, "evidence": passed}), "better")];
+        registry.reject(&rob, third, "one is enough") =>
+            [("rob", "promotion.reject", "model m@champion", NONE, json!({"promotion": third, "version": 2}), "one is enough")];
+        registry.promote(&dan, second) =>
+            [("dan", "alias.move", "model m@champion", json!({"version": 1, "revision": 1}), json!({"version": 2, "revision": 2,
+                "promotion": second, "requested_by": "ana", "approved_by": [], "verdicts": {"accuracy": "pass"}}), "better")];
+        registry.rollback(&dan, "m", "champion", Some(back), "errors in production") =>
+            [("dan", "alias.rollback", "model m@champion", json!({"version": 2, "revision": 2}), json!({"version": 1, "revision": 3,
+                "promotion": back, "requested_by": "dan", "approved_by": [], "verdicts": {}}), "errors in production")];
+    );
+    let tokens = Tokens::new(registry.clone());
+    let new = NewToken::new(std::time::Duration::from_secs(60)).role(Role::Admin).because("for the night");
+    let (_, token) = tokens.issue(&root, new).await.unwrap();
+    let issued = registry.all_entries().await.unwrap().pop().unwrap().event;
+    assert_eq!((&*issued.action, &*issued.reason, issued.after), ("token.issue", "for the night", json!(token)));
+    let on_token = format!("token {}", token.id);
+    let times = async || tokens.list(&root).await.unwrap()[0].revoked_at;
+    tokens.revoke(&root, token.id, "morning").await.unwrap();
+    let (revoked, at) = (registry.all_entries().await.unwrap().pop().unwrap().event, times().await);
+    assert_eq!((&*revoked.action, revoked.resource, &*revoked.reason), ("token.revoke", on_token, "morning"));
+    assert_eq!((revoked.before, revoked.after), (json!({"revoked_at": null}), json!({"revoked_at": at})));
+    registry.verify().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_repeated_append_is_found_among_many_of_one_moment_and_before_the_migration() {
+    let (registry, _, dir) = in_file().await;
+    let event = |n: u64| AuditEvent::new(clock::from_micros(5), "ana", "act", format!("thing {n}"));
+    for n in 1..=300 {
+        assert_eq!(registry.append(event(n)).await.unwrap().seq, n);
+    }
+    let path = dir.path().join("registry.db");
+    let mut hand = sqlx::SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    // As entries are that an older version wrote.
+    sqlx::query("UPDATE audit_log SET event = NULL WHERE seq <= 100").execute(&mut hand).await.unwrap();
+    // A hand that leads the look-up astray gains a second entry, not the wrong one.
+    sqlx::query("UPDATE audit_log SET event = (SELECT event FROM audit_log WHERE seq = 200) WHERE seq = 150")
+        .execute(&mut hand)
+        .await
+        .unwrap();
+    for n in [1, 100, 101, 300] {
+        assert_eq!(registry.append(event(n)).await.unwrap().seq, n);
+    }
+    assert_eq!(registry.append(event(200)).await.unwrap().event, event(200));
+    let plan: Vec<(i64, i64, i64, String)> =
+        sqlx::query_as("EXPLAIN QUERY PLAN SELECT * FROM audit_log WHERE event = 'x' ORDER BY seq LIMIT 1")
+            .fetch_all(&mut hand)
+            .await
+            .unwrap();
+    assert!(plan[0].3.contains("audit_log_by_event"), "{plan:?}");
+    registry.verify().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_registry_of_the_first_schema_is_brought_up_to_date() {
+    let (store, dir) = (mlops_core::store::MemoryStore::default(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("registry.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let mut first = sqlx::migrate!("./migrations");
+    first.migrations.to_mut().truncate(1);
+    first.run(&mut old).await.unwrap();
+    let event = AuditEvent::new(SystemClock.now(), "ana", "act", "thing");
+    let entry = mlops_core::audit::AuditEntry::seal(1, event.clone(), mlops_core::audit::GENESIS).unwrap();
+    sqlx::query("INSERT INTO audit_log VALUES (1, $1, 'ana', 'act', 'thing', 'null', 'null', '', $2, $3)")
+        .bind(event.at.timestamp_micros())
+        .bind(entry.previous.to_string())
+        .bind(entry.digest.to_string())
+        .execute(&mut old)
+        .await
+        .unwrap();
+    sqlx::query("UPDATE heads SET seq = 1, digest = $1 WHERE name = 'audit'")
+        .bind(entry.digest.to_string())
+        .execute(&mut old)
+        .await
+        .unwrap();
+    old.close().await.unwrap();
+    let registry = builder(&store).open_sqlite(&path).await.unwrap();
+    assert_eq!(registry.append(event).await.unwrap(), entry, "the entry of the old schema is found");
+    registry.create_model(&who("ana", Role::Contributor), NewModel::new("m")).await.unwrap();
+    assert_eq!(registry.verify().await.unwrap().unwrap().entries, 2);
+    assert!(Tokens::new(registry).list(&Principal::new("x")).await.unwrap().is_empty());
+}
