@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod backends;
+mod lineage;
 mod openlineage;
 mod properties;
+mod sinks;
