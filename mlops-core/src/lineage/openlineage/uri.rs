@@ -68,7 +68,7 @@ fn is_plain(part: &str) -> bool {
     while let Some(byte) = bytes.next() {
         let mut hex = || bytes.next().is_some_and(|b| b.is_ascii_hexdigit());
         let allowed = byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&'()*+,;=".contains(&byte);
-        if !allowed && !(byte == b'%' && hex() && hex()) {
+        if !(allowed || byte == b'%' && hex() && hex()) {
             return false;
         }
     }
