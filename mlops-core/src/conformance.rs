@@ -24,7 +24,7 @@ use crate::clock::from_micros;
 use crate::dataset::{DatasetStore, DatasetStoreExt, NewDataset};
 use crate::inference::{InferenceLog, InferenceRecord, InferenceSink, SHADOW};
 use crate::lineage::openlineage::{EventType, Job, Run, RunEvent};
-use crate::lineage::{Edge, LineageSink, LineageStore, Node, NodeRef};
+use crate::lineage::{Edge, LineageSink, LineageStore, Node, NodeKind, NodeRef};
 use crate::store::{ArtifactStore, ArtifactStoreExt, PutMode, artifact_key};
 use crate::{DatasetRef, Digest, Error, PredictionId, RunId};
 
@@ -321,7 +321,8 @@ pub mod audit_log {
 macro_rules! lineage_store_conformance {
     ($suite:ident, $fresh:expr) => {
         $crate::__conformance!($suite, $fresh, lineage_store;
-            walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found);
+            walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found,
+            every_kind_reads_back);
     };
 }
 
@@ -371,6 +372,19 @@ pub mod lineage_store {
         let edges = [Edge::new(a.clone(), b.clone()), Edge::new(b.clone(), c.clone()), Edge::new(c.clone(), a.clone())];
         store.record(&[], &edges).await.unwrap();
         assert_eq!(store.upstream(&a, usize::MAX).await.unwrap().nodes.len(), 3, "{store}");
+    }
+
+    /// Nodes of every kind come back as they were, and are told apart by it.
+    pub async fn every_kind_reads_back(store: &dyn LineageStore) {
+        use NodeKind::{Dataset, Deployment, Job, Model, Prediction, PredictionBatch, Run, Step};
+        let kinds = [Dataset, Job, Run, Step, Model, Deployment, Prediction, PredictionBatch];
+        let chain = kinds.map(|kind| NodeRef { kind, id: "same \"ß\n".to_owned() });
+        let edges: Vec<Edge> = chain.windows(2).map(|pair| Edge::new(pair[0].clone(), pair[1].clone())).collect();
+        store.record(&[], &edges).await.unwrap();
+        assert_eq!(names(&store.downstream(&chain[0], usize::MAX).await.unwrap()), chain, "{store}");
+        for kind in kinds {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str(), "the word is the one that is stored");
+        }
     }
 
     /// Contract: a start that was never recorded is `NotFound`.
