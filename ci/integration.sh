@@ -31,6 +31,11 @@ python="$work/python/bin/python"
 step "what the main job wrote, read by Python"
 "$python" ci/read_back.py "$out"
 
+step "lineage events, read by the OpenLineage client"
+rm -f "$work/lineage.jsonl"
+cargo run --locked --release --quiet -p mlops-core --example lineage_events -- "$work/lineage.jsonl" > "$work/lineage.txt"
+"$python" ci/lineage_client.py "$work/lineage.jsonl"
+
 step "golden numbers, made again"
 "$python" ci/golden.py
 

@@ -22,9 +22,11 @@ use futures::future::join_all;
 
 use crate::audit::{AuditEvent, AuditLog, AuditLogExt, export, verify_export};
 use crate::clock::from_micros;
+#[cfg(feature = "datasets")]
 use crate::dataset::{DatasetStore, DatasetStoreExt, NewDataset};
 use crate::inference::{InferenceLog, InferenceRecord, InferenceSink, SHADOW};
-use crate::lineage::{Edge, LineageStore, Node, NodeRef};
+use crate::lineage::openlineage::{EventType, Job, Run, RunEvent};
+use crate::lineage::{Edge, LineageSink, LineageStore, Node, NodeKind, NodeRef};
 use crate::store::{ArtifactStore, ArtifactStoreExt, BlobReader, PutMode, artifact_key, chunks_key};
 use crate::{Clock as _, DatasetRef, Digest, Error, PredictionId, RunId, SystemClock};
 
@@ -263,6 +265,7 @@ pub mod artifact_store {
     }
 }
 
+#[cfg(feature = "datasets")]
 /// Tests of [`DatasetStore`]'s contract: `dataset_store_conformance!(name, (store, keep_alive))`.
 #[macro_export]
 macro_rules! dataset_store_conformance {
@@ -273,6 +276,7 @@ macro_rules! dataset_store_conformance {
     };
 }
 
+#[cfg(feature = "datasets")]
 /// The cases of [`dataset_store_conformance!`](crate::dataset_store_conformance).
 pub mod dataset_store {
     use super::*;
@@ -613,7 +617,8 @@ pub mod token_store {
 macro_rules! lineage_store_conformance {
     ($suite:ident, $fresh:expr) => {
         $crate::__conformance!($suite, $fresh, lineage_store;
-            walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found);
+            walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found,
+            every_kind_reads_back);
     };
 }
 
@@ -665,10 +670,111 @@ pub mod lineage_store {
         assert_eq!(store.upstream(&a, usize::MAX).await.unwrap().nodes.len(), 3, "{store}");
     }
 
+    /// Nodes of every kind come back as they were, and are told apart by it.
+    pub async fn every_kind_reads_back(store: &dyn LineageStore) {
+        use NodeKind::{Dataset, Deployment, Job, Model, Prediction, PredictionBatch, Run, Step};
+        let kinds = [Dataset, Job, Run, Step, Model, Deployment, Prediction, PredictionBatch];
+        let chain = kinds.map(|kind| NodeRef { kind, id: "same \"ß\n".to_owned() });
+        let edges: Vec<Edge> = chain.windows(2).map(|pair| Edge::new(pair[0].clone(), pair[1].clone())).collect();
+        store.record(&[], &edges).await.unwrap();
+        assert_eq!(names(&store.downstream(&chain[0], usize::MAX).await.unwrap()), chain, "{store}");
+        for kind in kinds {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str(), "the word is the one that is stored");
+        }
+    }
+
     /// Contract: a start that was never recorded is `NotFound`.
     pub async fn unknown_starts_are_not_found(store: &dyn LineageStore) {
         assert!(matches!(store.upstream(&ids().0, 1).await, Err(Error::NotFound { .. })), "{store}");
     }
+}
+
+/// Tests of [`LineageSink`]'s contract: `lineage_sink_conformance!(name, (sink, keep_alive))`. The sink is one that
+/// delivers, with room for at least 200 events.
+#[macro_export]
+macro_rules! lineage_sink_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::__conformance!($suite, $fresh, lineage_sink;
+            counts_add_up_at_every_moment, flush_settles_everything, many_threads_may_emit);
+    };
+}
+
+/// The cases of [`lineage_sink_conformance!`](crate::lineage_sink_conformance).
+pub mod lineage_sink {
+    use super::*;
+
+    fn event(n: i64) -> RunEvent {
+        let run = Run::new(RunId::derived(from_micros(n), b"run"));
+        RunEvent::new(EventType::Complete, from_micros(n), run, Job::new("shop", "train"))
+    }
+
+    fn adds_up(sink: &dyn LineageSink) -> crate::lineage::SinkCounts {
+        let counts = sink.counts();
+        assert_eq!(counts.emitted, counts.delivered + counts.dropped.total() + counts.queued, "{sink}: {counts}");
+        counts
+    }
+
+    /// Contract: `emitted = delivered + dropped + queued`.
+    pub async fn counts_add_up_at_every_moment(sink: &dyn LineageSink) {
+        let before = adds_up(sink).emitted;
+        assert_eq!(before, 0, "{sink}");
+        for n in 0..100 {
+            sink.emit(event(n));
+            adds_up(sink);
+        }
+        assert!(adds_up(sink).emitted >= 100, "{sink}");
+        sink.flush().await;
+        adds_up(sink);
+    }
+
+    /// Contract: after `flush`, what was emitted before is delivered or dropped; a sink that delivers drops nothing.
+    pub async fn flush_settles_everything(sink: &dyn LineageSink) {
+        sink.flush().await; // nothing to wait for
+        (0..50).for_each(|n| sink.emit(event(n)));
+        sink.flush().await;
+        let counts = adds_up(sink);
+        assert_eq!((counts.queued, counts.dropped.total()), (0, 0), "{sink}: {counts}");
+        assert_eq!(counts.delivered, counts.emitted, "{sink}");
+    }
+
+    /// Contract: from any thread.
+    pub async fn many_threads_may_emit(sink: &dyn LineageSink) {
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || (0..25).for_each(|n| sink.emit(event(thread * 25 + n))));
+            }
+        });
+        sink.flush().await;
+        assert_eq!(adds_up(sink).delivered, adds_up(sink).emitted, "{sink}");
+    }
+}
+
+/// The JSON schemas that lineage events follow: of OpenLineage 2-0-2, of its facets and of our own. Each has its name
+/// under `$id`, and every `$ref` of one leads to another.
+#[must_use]
+pub fn openlineage_schemas() -> Vec<serde_json::Value> {
+    macro_rules! schemas {
+        ($($file:literal),+ $(,)?) => { [$(include_str!(concat!("../schemas/", $file, ".json"))),+] };
+    }
+    let texts = schemas!(
+        "openlineage/OpenLineage",
+        "openlineage/facets/ColumnLineageDatasetFacet",
+        "openlineage/facets/DataQualityMetricsDatasetFacet",
+        "openlineage/facets/DataQualityMetricsInputDatasetFacet",
+        "openlineage/facets/DatasetVersionDatasetFacet",
+        "openlineage/facets/ErrorMessageRunFacet",
+        "openlineage/facets/JobTypeJobFacet",
+        "openlineage/facets/NominalTimeRunFacet",
+        "openlineage/facets/ParentRunFacet",
+        "openlineage/facets/SchemaDatasetFacet",
+        "openlineage/facets/SourceCodeLocationJobFacet",
+        "MlopsDeploymentDatasetFacet",
+        "MlopsEnvironmentRunFacet",
+        "MlopsModelDatasetFacet",
+        "MlopsPredictionsDatasetFacet",
+        "MlopsStepRunFacet",
+    );
+    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 
 /// Tests of [`InferenceSink`]'s and [`InferenceLog`]'s contracts, for a type that is both:

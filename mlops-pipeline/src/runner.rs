@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use mlops_core::lineage::openlineage::StepFacet;
 use mlops_core::lineage::{Edge, LineageStore, Node as LineageNode, NodeRef};
 use mlops_core::{ArtifactStore, ArtifactStoreExt, Clock, Digest, RunId, SystemClock};
 use tokio::task::{JoinError, JoinSet};
@@ -12,9 +13,10 @@ use tokio::task::{JoinError, JoinSet};
 use crate::cache::{self, Record};
 use crate::context::Used;
 use crate::error::chain;
+use crate::events::{End, Teller};
 use crate::pipeline::{Handle, Node, Options, Plan, Step, Stored, Value, Work};
 use crate::report::{RunReport, StepReport, StepStatus};
-use crate::{Error, Pipeline, Result, RunEvent, RunObserver, StepContext};
+use crate::{Error, LineageEvents, Pipeline, Result, RunEvent, RunObserver, StepContext};
 
 /// Where and how pipelines run: the stores, the observers, how many steps at once.
 ///
@@ -28,6 +30,7 @@ use crate::{Error, Pipeline, Result, RunEvent, RunObserver, StepContext};
 pub struct Runner {
     store: Arc<dyn ArtifactStore>,
     lineage: Option<Arc<dyn LineageStore>>,
+    events: Option<LineageEvents>,
     observers: Vec<Arc<dyn RunObserver>>,
     clock: Arc<dyn Clock>,
     run: Option<RunId>,
@@ -52,6 +55,7 @@ impl Runner {
         Self {
             store: Arc::new(store),
             lineage: None,
+            events: None,
             observers: Vec::new(),
             clock: Arc::new(SystemClock),
             run: None,
@@ -69,6 +73,12 @@ impl Runner {
     /// Records each step, its inputs and the datasets it used in this graph.
     pub fn lineage(mut self, lineage: impl LineageStore) -> Self {
         self.lineage = Some(Arc::new(lineage));
+        self
+    }
+
+    /// Sends the lineage of each run and step as OpenLineage events. A sink never holds a run up, and never fails it.
+    pub fn lineage_events(mut self, events: LineageEvents) -> Self {
+        self.events = Some(events);
         self
     }
 
@@ -152,6 +162,7 @@ pub(crate) struct Session {
     pub(crate) clock: Arc<dyn Clock>,
     plan: Arc<Plan>,
     lineage: Option<Arc<dyn LineageStore>>,
+    teller: Option<Arc<Teller>>,
     observers: Vec<Arc<dyn RunObserver>>,
     attempts: Vec<AtomicU32>,
 }
@@ -166,18 +177,24 @@ impl fmt::Debug for Session {
 struct Finished {
     output: Stored,
     status: StepStatus,
+    used: Used,
 }
 
 pub(crate) async fn run(pipeline: &Pipeline, runner: &Runner) -> Result<Run> {
     let runtime = tokio::runtime::Handle::try_current().map_err(|_| Error::NoRuntime)?;
     let began = Instant::now();
     let plan = &pipeline.plan;
+    let run = runner.run.unwrap_or_else(|| RunId::new(runner.clock.now()));
+    let teller = runner.events.as_ref().map(|e| Arc::new(e.begin(Arc::clone(&runner.clock), run, &plan.name)));
+    // Dropped with this future, while a step that cannot be stopped may keep the session.
+    let _stopped = teller.clone().map(AbortOnDrop);
     let session = Arc::new(Session {
-        run: runner.run.unwrap_or_else(|| RunId::new(runner.clock.now())),
+        run,
         store: Arc::clone(&runner.store),
         clock: Arc::clone(&runner.clock),
         plan: Arc::clone(plan),
         lineage: runner.lineage.clone(),
+        teller: teller.clone(),
         observers: runner.observers.clone(),
         attempts: plan.nodes.iter().map(|_| AtomicU32::new(0)).collect(),
     });
@@ -192,12 +209,25 @@ pub(crate) async fn run(pipeline: &Pipeline, runner: &Runner) -> Result<Run> {
     let report =
         RunReport { pipeline: plan.name.clone(), run: session.run, steps: progress.reports, elapsed: began.elapsed() };
     session.tell(&RunEvent::RunFinished { report: report.clone() });
+    if let Some(teller) = &teller {
+        let error = failure.as_ref().map(|error| chain(error));
+        teller.run_ended(&error.as_deref().map_or(End::Complete, End::Fail));
+    }
     match failure {
         Some(error) => Err(error),
         None => {
             let outputs = progress.outputs.into_iter().flatten().collect();
             Ok(Run { pipeline: pipeline.clone(), outputs, report })
         }
+    }
+}
+
+/// Tells that a run was stopped, unless its end was told before.
+struct AbortOnDrop(Arc<Teller>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.run_ended(&End::Abort);
     }
 }
 
@@ -308,10 +338,18 @@ impl Session {
             let report = &mut progress.reports[progress.places[index]];
             (report.attempts, report.elapsed) = (attempts, at.elapsed());
             match result {
-                Ok(Finished { output, status }) => {
+                Ok(Finished { output, status, used }) => {
                     report.output = Some(output.digest);
                     report.status = status;
                     let (step, elapsed) = (name.clone(), report.elapsed);
+                    if let Some(teller) = &self.teller {
+                        let computed_by = match report.status {
+                            StepStatus::Cached { computed_by } => computed_by,
+                            _ => self.run,
+                        };
+                        let facet = self.step_facet(index, &progress.outputs).output(output.digest);
+                        teller.step_completed(facet.computed_by(computed_by), &used);
+                    }
                     self.tell(&match report.status {
                         StepStatus::Cached { computed_by } => {
                             RunEvent::StepCached { step, computed_by, output: output.digest }
@@ -320,10 +358,14 @@ impl Session {
                     });
                     progress.keep(index, output);
                 }
-                Err(None) => report.status = StepStatus::Cancelled,
+                Err(None) => {
+                    report.status = StepStatus::Cancelled;
+                    self.teller.iter().for_each(|teller| teller.step_ended(name, &End::Abort));
+                }
                 Err(Some(error)) => {
                     let text = chain(&error);
                     report.status = StepStatus::Failed { error: text.clone() };
+                    self.teller.iter().for_each(|teller| teller.step_ended(name, &End::Fail(&text)));
                     self.tell(&RunEvent::StepFailed { step: name.clone(), attempts, error: text });
                     failure.get_or_insert(error);
                     if mode == FailureMode::FailFast {
@@ -332,6 +374,21 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// What lineage events say of a step beside its output.
+    fn step_facet(&self, index: usize, outputs: &[Option<Stored>]) -> StepFacet {
+        let node = &self.plan.nodes[index];
+        let mut facet = StepFacet::new(&node.name);
+        let Some(step) = node.step() else { return facet };
+        facet.code = cache::code_of(&self.plan, step);
+        for &input in &step.inputs {
+            let before = &self.plan.nodes[input];
+            if let (Some(_), Some(output)) = (before.step(), &outputs[input]) {
+                facet = facet.input(&before.name, output.digest);
+            }
+        }
+        facet
     }
 
     /// One step: the cache, else its attempts, then everything that is kept of it.
@@ -349,8 +406,9 @@ impl Session {
         };
         if let Some((record, output)) = hit {
             let computed_by = record.run;
-            self.link(node, step, key, &inputs, &output, computed_by, &record.used()).await.map_err(not_kept)?;
-            return Ok(Finished { output, status: StepStatus::Cached { computed_by } });
+            let used = record.used();
+            self.link(node, step, key, &inputs, &output, computed_by, &used).await.map_err(not_kept)?;
+            return Ok(Finished { output, status: StepStatus::Cached { computed_by }, used });
         }
         let (output, used) = Arc::clone(&self).attempts(index, step, &inputs).await?;
         let Used { reads, writes } = used.clone();
@@ -362,7 +420,7 @@ impl Session {
         if let Some(key) = &key {
             cache::keep_entry(&*self.store, key, &record).await.map_err(not_kept)?;
         }
-        Ok(Finished { output, status: StepStatus::Computed })
+        Ok(Finished { output, status: StepStatus::Computed, used })
     }
 
     async fn attempts(self: Arc<Self>, index: usize, step: &Step, inputs: &[Stored]) -> Result<(Stored, Used)> {
@@ -372,6 +430,7 @@ impl Session {
         loop {
             let attempt = self.attempts[index].fetch_add(1, Ordering::Relaxed) + 1;
             self.tell(&RunEvent::StepStarted { step: name.clone(), attempt });
+            self.teller.iter().for_each(|teller| teller.step_started(name));
             let context = StepContext::new(Arc::clone(&self), name.clone(), attempt);
             let body = (step.body)(context.clone(), &stored);
             let ended = match step.options.timeout {
@@ -381,6 +440,7 @@ impl Session {
                     Err(_) => Err(None),
                 },
             };
+            self.teller.iter().for_each(|teller| teller.step_used(name, context.used()));
             let error = match ended {
                 Ok(Ok(bytes)) => return Ok((Stored::new(bytes), context.used())),
                 Ok(Err(source)) => return Err(Error::InvalidOutput { step: name.clone(), source }),

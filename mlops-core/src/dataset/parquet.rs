@@ -19,8 +19,8 @@ use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
     Scan, Tag, blocking, check_schema, files, same_columns,
 };
-use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, PutMode, check_name};
-use crate::{Digest, Error, Result, Timestamp};
+use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, check_name};
+use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
 /// The most partitions of one commit.
 const MOST_PARTITIONS: usize = 10_000;
@@ -41,12 +41,20 @@ const PARALLEL: usize = 2;
 #[derive(Clone, Debug)]
 pub struct ParquetDatasets {
     store: Arc<dyn ArtifactStore>,
+    clock: Arc<dyn Clock>,
 }
 
 impl ParquetDatasets {
     /// Dataset versions in `store`.
     pub fn new(store: impl ArtifactStore) -> Self {
-        Self { store: Arc::new(store) }
+        Self { store: Arc::new(store), clock: Arc::new(SystemClock) }
+    }
+
+    /// The clock of the leases that keep a garbage collection away from a commit (default: the system's).
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
     }
 
     async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
@@ -54,7 +62,7 @@ impl ParquetDatasets {
     }
 
     /// Writes the segments that `cut` gives, and learns from them.
-    async fn write(&self, segments: BoxStream<'_, Result<(Partition, RecordBatch)>>) -> Result<Written> {
+    async fn write(&self, segments: BoxStream<'_, Result<(Partition, RecordBatch)>>, lease: &Lease) -> Result<Written> {
         let encoded = segments.map(|segment| async {
             let (partition, rows) = segment?;
             blocking(move || {
@@ -67,7 +75,7 @@ impl ParquetDatasets {
         let mut encoded = encoded.buffered(PARALLEL);
         let mut written = Written::default();
         while let Some((partition, rows, sketches, parts)) = encoded.try_next().await? {
-            let mut writer = BlobWriter::new(&*self.store);
+            let mut writer = BlobWriter::under(&*self.store, lease);
             writer.write_parts(parts).await?;
             let blob = writer.finish().await?;
             written
@@ -77,7 +85,12 @@ impl ParquetDatasets {
     }
 
     /// Keeps files as they are, and reads them once for their rows and statistics.
-    async fn import(&self, paths: Vec<PathBuf>, schema: Option<SchemaRef>) -> Result<(SchemaRef, Written)> {
+    async fn import(
+        &self,
+        paths: Vec<PathBuf>,
+        schema: Option<SchemaRef>,
+        lease: &Lease,
+    ) -> Result<(SchemaRef, Written)> {
         let mut schema = schema;
         let mut written = Written::default();
         for path in paths {
@@ -98,7 +111,7 @@ impl ParquetDatasets {
             let wanted = schema.get_or_insert_with(|| Arc::clone(&found)).clone();
             check_schema(&what, &wanted)?;
             same_columns(&wanted, &found)?;
-            let mut writer = BlobWriter::new(&*self.store);
+            let mut writer = BlobWriter::under(&*self.store, lease);
             let mut pieces = files::pieces(files::open(&path)?);
             while let Some(piece) = pieces.try_next().await? {
                 writer.write(piece).await?;
@@ -122,6 +135,106 @@ impl ParquetDatasets {
         }
         let schema = schema.ok_or_else(|| Error::invalid("dataset", "has no files"))?;
         Ok((schema, written))
+    }
+
+    async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<DatasetVersion> {
+        let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
+        let (schema, mut written) = match rows {
+            Rows::Files(paths, schema) => self.import(paths, schema, lease).await?,
+            Rows::Batches(_) | Rows::Stream(..) => {
+                let (schema, batches) = match rows {
+                    Rows::Stream(schema, batches) => (schema, batches),
+                    Rows::Batches(batches) => (batches[0].schema(), stream::iter(batches.into_iter().map(Ok)).boxed()),
+                    Rows::Files(..) => unreachable!("matched above"),
+                };
+                check_schema(&name, &schema)?;
+                let mut written = self.write(segments(Arc::clone(&schema), batches, &partition_by), lease).await?;
+                written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
+                (schema, written)
+            }
+        };
+        if written.files.iter().all(|file| file.rows == 0) {
+            return Err(Error::invalid("dataset", format!("{name} has no rows")));
+        }
+        if let Some(base) = base {
+            let (Base::Append(before) | Base::ReplacePartitions(before)) = &base;
+            same_columns(&*self.schema(before).await?, &schema)?;
+            let mut kept = before.files.clone();
+            kept.iter_mut().for_each(|file| file.blob.new_bytes = 0);
+            match base {
+                // A sketch cannot forget: the rows that were replaced stay in it, and so it is not kept.
+                Base::ReplacePartitions(_) => {
+                    let new: BTreeSet<&Partition> = written.files.iter().map(|file| &file.partition).collect();
+                    if let Some(odd) =
+                        kept.iter().find(|f| !f.partition.keys().eq(partition_by.iter().collect::<BTreeSet<_>>()))
+                    {
+                        let by: Vec<&String> = odd.partition.keys().collect();
+                        return Err(Error::invalid("partition_by", format!("the version is partitioned by {by:?}")));
+                    }
+                    kept.retain(|file| !new.contains(&file.partition));
+                    written.sketches.clear();
+                    written.files.extend(kept);
+                    written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
+                }
+                Base::Append(before) => {
+                    written.merge(self.sketches(&before).await?)?;
+                    kept.append(&mut written.files);
+                    written.files = kept;
+                }
+            }
+        }
+        let columns = schema.fields().iter().map(|f| Column {
+            name: f.name().clone(),
+            data_type: f.data_type().to_string(),
+            nullable: f.is_nullable(),
+        });
+        let mut stats = vec![ColumnStats::default(); schema.fields().len()];
+        written.files.iter().for_each(|file| stats.iter_mut().zip(&file.stats).for_each(|(all, more)| all.merge(more)));
+        let sketches = if written.sketches.is_empty() {
+            None
+        } else {
+            let sketches = serde_json::to_vec(&written.sketches).map_err(|e| Error::invalid("sketches", e))?;
+            Some(self.store.put_artifact(sketches.into()).await?)
+        };
+        let mut version = DatasetVersion {
+            name,
+            digest: Digest::from_bytes([0; 32]),
+            columns: columns.collect(),
+            rows: written.files.iter().map(|file| file.rows).sum(),
+            files: written.files,
+            parent,
+            source,
+            created_at: at,
+            author,
+            stats,
+            sketches,
+            schema: self.store.put_artifact(encode_schema(&schema)?).await?,
+        };
+        version.digest = version.digest_of()?;
+        // Nothing may name the files before they are safe.
+        self.store.sync().await?;
+        lease.check()?;
+        let manifest = crate::json::to_canonical(&version)?;
+        let key = Self::manifest_key(&version.name, &version.digest);
+        match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
+            Ok(()) => {
+                if let Err(expired) = lease.check() {
+                    // A collection may have taken what it names.
+                    self.store.delete(&key).await?;
+                    return Err(expired);
+                }
+                Ok(version)
+            }
+            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
+                // What is there is damaged: the same version, written anew, mends it.
+                Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
+                    self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
+                    Ok(version)
+                }
+                known => known,
+            },
+            Err(error) => Err(error),
+        }
     }
 
     fn manifest_key(name: &str, digest: &Digest) -> String {
@@ -257,95 +370,11 @@ impl fmt::Display for ParquetDatasets {
 impl DatasetStore for ParquetDatasets {
     async fn commit(&self, new: NewDataset) -> Result<DatasetVersion> {
         new.check()?;
-        let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
-        let (schema, mut written) = match rows {
-            Rows::Files(paths, schema) => self.import(paths, schema).await?,
-            Rows::Batches(_) | Rows::Stream(..) => {
-                let (schema, batches) = match rows {
-                    Rows::Stream(schema, batches) => (schema, batches),
-                    Rows::Batches(batches) => (batches[0].schema(), stream::iter(batches.into_iter().map(Ok)).boxed()),
-                    Rows::Files(..) => unreachable!("matched above"),
-                };
-                check_schema(&name, &schema)?;
-                let mut written = self.write(segments(Arc::clone(&schema), batches, &partition_by)).await?;
-                written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
-                (schema, written)
-            }
-        };
-        if written.files.iter().all(|file| file.rows == 0) {
-            return Err(Error::invalid("dataset", format!("{name} has no rows")));
-        }
-        if let Some(base) = base {
-            let (Base::Append(before) | Base::ReplacePartitions(before)) = &base;
-            same_columns(&*self.schema(before).await?, &schema)?;
-            let mut kept = before.files.clone();
-            kept.iter_mut().for_each(|file| file.blob.new_bytes = 0);
-            match base {
-                // A sketch cannot forget: the rows that were replaced stay in it, and so it is not kept.
-                Base::ReplacePartitions(_) => {
-                    let new: BTreeSet<&Partition> = written.files.iter().map(|file| &file.partition).collect();
-                    if let Some(odd) =
-                        kept.iter().find(|f| !f.partition.keys().eq(partition_by.iter().collect::<BTreeSet<_>>()))
-                    {
-                        let by: Vec<&String> = odd.partition.keys().collect();
-                        return Err(Error::invalid("partition_by", format!("the version is partitioned by {by:?}")));
-                    }
-                    kept.retain(|file| !new.contains(&file.partition));
-                    written.sketches.clear();
-                    written.files.extend(kept);
-                    written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
-                }
-                Base::Append(before) => {
-                    written.merge(self.sketches(&before).await?)?;
-                    kept.append(&mut written.files);
-                    written.files = kept;
-                }
-            }
-        }
-        let columns = schema.fields().iter().map(|f| Column {
-            name: f.name().clone(),
-            data_type: f.data_type().to_string(),
-            nullable: f.is_nullable(),
-        });
-        let mut stats = vec![ColumnStats::default(); schema.fields().len()];
-        written.files.iter().for_each(|file| stats.iter_mut().zip(&file.stats).for_each(|(all, more)| all.merge(more)));
-        let sketches = if written.sketches.is_empty() {
-            None
-        } else {
-            let sketches = serde_json::to_vec(&written.sketches).map_err(|e| Error::invalid("sketches", e))?;
-            Some(self.store.put_artifact(sketches.into()).await?)
-        };
-        let mut version = DatasetVersion {
-            name,
-            digest: Digest::from_bytes([0; 32]),
-            columns: columns.collect(),
-            rows: written.files.iter().map(|file| file.rows).sum(),
-            files: written.files,
-            parent,
-            source,
-            created_at: at,
-            author,
-            stats,
-            sketches,
-            schema: self.store.put_artifact(encode_schema(&schema)?).await?,
-        };
-        version.digest = version.digest_of()?;
-        // Nothing may name the files before they are safe.
-        self.store.sync().await?;
-        let manifest = crate::json::to_canonical(&version)?;
-        let key = Self::manifest_key(&version.name, &version.digest);
-        match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
-            Ok(()) => Ok(version),
-            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
-                // What is there is damaged: the same version, written anew, mends it.
-                Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
-                    self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
-                    Ok(version)
-                }
-                known => known,
-            },
-            Err(error) => Err(error),
-        }
+        let lease = Lease::acquire(Arc::clone(&self.store), Arc::clone(&self.clock)).await?;
+        let committed = self.commit_under(new, &lease).await;
+        // A lease that cannot be removed expires; the commit stands or fell without it.
+        lease.release().await.ok();
+        committed
     }
 
     async fn version(&self, name: &str, digest: &Digest) -> Result<DatasetVersion> {
@@ -486,5 +515,20 @@ impl DatasetStore for ParquetDatasets {
             Err(error) => return Err(error),
         }
         self.store.delete(&Self::manifest_key(name, digest)).await
+    }
+}
+
+/// All that the versions name: hand it to a [`Collector`](crate::store::Collector) that frees what they do not.
+#[async_trait]
+impl Roots for ParquetDatasets {
+    async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
+        for name in self.names().await? {
+            for version in self.versions(&name).await? {
+                live.insert(version.schema);
+                live.extend(version.sketches);
+                live.extend(version.files.iter().map(|file| file.blob.digest));
+            }
+        }
+        Ok(())
     }
 }

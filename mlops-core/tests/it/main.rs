@@ -4,12 +4,15 @@
 mod audit;
 mod auth;
 mod backends;
-mod datasets;
-mod probe;
-mod properties;
-mod store_gc;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;
+mod lineage;
+mod openlineage;
+mod probe;
+mod properties;
+mod sinks;
+mod store_gc;
 mod tokens;

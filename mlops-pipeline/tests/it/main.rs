@@ -3,6 +3,7 @@
 
 mod bounds;
 mod cache;
+mod events;
 mod failures;
 mod gates;
 mod golden;
