@@ -6,6 +6,7 @@ mod auth;
 mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod dataset_crashes;
 mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;

@@ -1,9 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use super::{
-    DataQualityMetricsFacet, DeploymentFacet, Facet, Facets, ModelFacet, OfDataset, OfInput, OfOutput,
-    PredictionsFacet, SchemaFacet, SchemaField, VersionFacet,
-};
+#[cfg(feature = "datasets")]
+use super::{DataQualityMetricsFacet, SchemaFacet, SchemaField};
+use super::{DeploymentFacet, Facet, Facets, ModelFacet, OfDataset, OfInput, OfOutput, PredictionsFacet, VersionFacet};
 #[cfg(feature = "datasets")]
 use crate::dataset::DatasetVersion;
 use crate::package::DatasetRef;
