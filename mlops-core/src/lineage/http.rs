@@ -27,7 +27,8 @@ const MOST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// one that the answer asks for); any other answer but 2xx means that the event is refused. Redirects are not followed.
 /// There is no TLS here: send to a proxy on this machine, or write a [`Transport`] of your own.
 ///
-/// Needs the caller's tokio runtime, and starts its connections' tasks there.
+/// Needs the caller's tokio runtime, with I/O and time, and starts its connections' tasks there; elsewhere every event is
+/// refused.
 ///
 /// ```
 /// use mlops_core::lineage::{HttpTransport, LineageQueue};
@@ -128,6 +129,10 @@ fn retry_after<B>(answer: &Response<B>) -> Option<Duration> {
 #[async_trait]
 impl Transport for HttpTransport {
     async fn send(&self, event: &RunEvent) -> Result<()> {
+        // Elsewhere the client and its timers would panic.
+        if let Err(error) = tokio::runtime::Handle::try_current() {
+            return Err(self.failed(false, error).error);
+        }
         let body = Bytes::from(event.to_json()?);
         let Options { retries, first_delay, most_delay, .. } = self.options;
         let mut delays = ExponentialBuilder::default()

@@ -207,7 +207,7 @@ impl Edge {
 /// - **Atomic.** One `record` call is kept whole or not at all.
 /// - **Implied nodes.** An edge brings the nodes it names into being.
 /// - **Walks** reach each node once, nearest first, the start included, and end at `depth` edges from it; a start that
-///   was never recorded is [`Error::NotFound`]. Cycles end by themselves.
+///   was never recorded is [`Error::NotFound`](crate::Error::NotFound). Cycles end by themselves.
 #[async_trait]
 pub trait LineageStore: Debug + Display + Send + Sync + 'static {
     /// Adds nodes and edges.

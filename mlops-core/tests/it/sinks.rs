@@ -350,3 +350,18 @@ fn what_is_no_endpoint_is_refused_and_no_secret_is_told() {
     let below = HttpTransport::builder("http://h:1/behind/").endpoint("/events?dry=1").build().unwrap();
     assert_eq!(below.to_string(), "http://h:1/behind/events?dry=1");
 }
+
+#[test]
+fn without_a_runtime_events_are_refused() {
+    let (sink, worker) = LineageQueue::new(HttpTransport::builder("http://127.0.0.1:1").build().unwrap(), 10);
+    sink.emit(event(1));
+    let told = sink.clone();
+    drop(sink);
+    let worker = std::thread::spawn(|| futures::executor::block_on(worker.run()));
+    while told.counts().queued > 0 {
+        std::thread::yield_now();
+    }
+    assert!(told.last_error().unwrap().contains("no reactor running"), "{:?}", told.last_error());
+    drop(told);
+    assert_eq!(worker.join().unwrap().dropped.refused, 1);
+}
