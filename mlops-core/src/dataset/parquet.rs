@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::segment::{self, Segmenter};
 use super::stats::{self, ColumnSketch, ColumnStats};
@@ -19,6 +20,7 @@ use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
     Scan, Tag, blocking, check_schema, files, same_columns,
 };
+use crate::audit::{AuditEvent, AuditLog};
 use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, check_name};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
@@ -42,12 +44,13 @@ const PARALLEL: usize = 2;
 pub struct ParquetDatasets {
     store: Arc<dyn ArtifactStore>,
     clock: Arc<dyn Clock>,
+    audit: Option<Arc<dyn AuditLog>>,
 }
 
 impl ParquetDatasets {
     /// Dataset versions in `store`.
     pub fn new(store: impl ArtifactStore) -> Self {
-        Self { store: Arc::new(store), clock: Arc::new(SystemClock) }
+        Self { store: Arc::new(store), clock: Arc::new(SystemClock), audit: None }
     }
 
     /// The clock of the leases that keep a garbage collection away from a commit (default: the system's).
@@ -55,6 +58,21 @@ impl ParquetDatasets {
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self
+    }
+
+    /// Where commits, moves of tags and removals are recorded. An entry is appended once the change is made: after a crash
+    /// between the two, repeat the commit. A tag that moved or a version that went has its own record in the store.
+    #[must_use]
+    pub fn audit(mut self, log: impl AuditLog) -> Self {
+        self.audit = Some(Arc::new(log));
+        self
+    }
+
+    async fn record(&self, event: impl FnOnce() -> AuditEvent) -> Result<()> {
+        match &self.audit {
+            Some(log) => log.append(event()).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
@@ -374,7 +392,15 @@ impl DatasetStore for ParquetDatasets {
         let committed = self.commit_under(new, &lease).await;
         // A lease that cannot be removed expires; the commit stands or fell without it.
         lease.release().await.ok();
-        committed
+        let version = committed?;
+        self.record(|| {
+            let DatasetVersion { name, digest, rows, parent, source, .. } = &version;
+            let after = json!({"version": digest, "rows": rows, "parent": parent, "source": source});
+            AuditEvent::new(version.created_at, &version.author, "dataset.commit", format!("dataset {name}"))
+                .change(Value::Null, after)
+        })
+        .await?;
+        Ok(version)
     }
 
     async fn version(&self, name: &str, digest: &Digest) -> Result<DatasetVersion> {
@@ -477,7 +503,14 @@ impl DatasetStore for ParquetDatasets {
         let key = format!("tags/{dataset}/{tag}/{revision:020}");
         let data = crate::json::to_canonical(&moved)?;
         match self.store.put_opts(&key, data.into(), PutMode::Create).await {
-            Ok(()) => Ok(moved),
+            Ok(()) => {
+                self.record(|| {
+                    AuditEvent::new(at, &moved.by, "dataset.tag", format!("dataset {dataset}@{tag}"))
+                        .change(json!(from), json!(to))
+                })
+                .await?;
+                Ok(moved)
+            }
             Err(Error::AlreadyExists { .. }) => {
                 Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
             }
@@ -509,12 +542,16 @@ impl DatasetStore for ParquetDatasets {
         let (name, digest) = (&version.name, &version.digest);
         let grave =
             Grave { parent: version.parent.clone(), created_at: version.created_at, rows: version.rows, removal };
+        let event = AuditEvent::new(grave.removal.at, &grave.removal.by, "dataset.remove", format!("dataset {name}"))
+            .change(json!({"version": digest, "rows": version.rows}), Value::Null)
+            .because(&grave.removal.reason);
         let grave = crate::json::to_canonical(&grave)?;
         match self.store.put_opts(&format!("removed/{name}/{digest}"), grave.into(), PutMode::Create).await {
             Ok(()) | Err(Error::AlreadyExists { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.store.delete(&Self::manifest_key(name, digest)).await
+        self.store.delete(&Self::manifest_key(name, digest)).await?;
+        self.record(|| event).await
     }
 }
 

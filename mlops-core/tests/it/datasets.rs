@@ -432,6 +432,24 @@ async fn erasure_forgets_rows_reports_who_saw_them_and_records_no_data() {
     }
 }
 
+#[tokio::test]
+async fn every_change_is_in_the_audit_log() {
+    let audit = MemoryAuditLog::default();
+    let store = memory().audit(audit.clone());
+    let v1 = store.commit(NewDataset::new("d", [rows(0..10)]).author("ana").at(at(1))).await.unwrap();
+    store.commit(NewDataset::new("d", [rows(0..10)]).author("bob").at(at(2))).await.unwrap();
+    store.tag(MoveTag::create("gold", &v1).by("rita").at(at(3))).await.unwrap();
+    store.tag(MoveTag::create("gold", &v1).by("eve").at(at(4))).await.unwrap_err();
+    store.tag(MoveTag::remove("gold", &v1).by("rita").at(at(5))).await.unwrap();
+    store.remove(&v1, Removal { reason: "no use".into(), by: "adam".into(), at: at(6) }).await.unwrap();
+    let entries = audit.entries(1, 10).await.unwrap();
+    let told: Vec<String> = entries.iter().map(|e| format!("{} {}", e.event.actor, e.event.action)).collect();
+    assert_eq!(told, ["ana dataset.commit", "rita dataset.tag", "rita dataset.tag", "adam dataset.remove"]);
+    assert_eq!(entries[1].event.after, serde_json::json!(v1.digest));
+    assert_eq!(entries[2].event.before, serde_json::json!(v1.digest));
+    assert_eq!((&*entries[3].event.reason, &entries[3].event.before["rows"]), ("no use", &serde_json::json!(10)));
+}
+
 /// The share of a dataset that a second version costs, in new bytes.
 fn cost(first: &DatasetVersion, second: &DatasetVersion) -> f64 {
     second.new_bytes() as f64 / first.bytes() as f64
