@@ -4,4 +4,6 @@
 mod backends;
 mod probe;
 mod properties;
+mod store_encryption;
 mod store_gc;
+mod store_layers;
