@@ -478,7 +478,7 @@ pub async fn usage<S: ArtifactStore + ?Sized>(store: &S, prefix: &str) -> Result
 }
 
 /// A number of bytes for people.
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let scale = bytes.checked_ilog2().unwrap_or(0) / 10;
     match units.get((scale as usize).wrapping_sub(1)) {

@@ -16,15 +16,21 @@
 //!   before anything is touched.
 
 mod blob;
+mod cache;
+#[cfg(feature = "encryption")]
+#[cfg_attr(docsrs, doc(cfg(feature = "encryption")))]
+mod encrypted;
 mod gc;
 mod lease;
 #[cfg(feature = "local")]
 #[cfg_attr(docsrs, doc(cfg(feature = "local")))]
 mod local;
 mod memory;
+mod metered;
 #[cfg(feature = "object")]
 #[cfg_attr(docsrs, doc(cfg(feature = "object")))]
 mod object;
+mod retry;
 
 use std::fmt::{Debug, Display};
 use std::ops::Range;
@@ -37,13 +43,18 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 pub use self::blob::{Blob, BlobReader, BlobWriter, chunks_key};
+pub use self::cache::{CacheStats, CacheStore};
+#[cfg(feature = "encryption")]
+pub use self::encrypted::{EncryptedStore, EncryptionKey, KeyProvider, KeyRing};
 pub use self::gc::{Collected, Collector, CollectorBuilder, Roots, Usage, usage};
 pub use self::lease::{Lease, LeaseBuilder};
 #[cfg(feature = "local")]
 pub use self::local::LocalStore;
 pub use self::memory::MemoryStore;
+pub use self::metered::{MeteredStore, Metrics, Operation};
 #[cfg(feature = "object")]
 pub use self::object::ObjectArtifactStore;
+pub use self::retry::{RetryStore, RetryStoreBuilder};
 use crate::{Clock as _, Digest, Error, Result, SystemClock, Timestamp};
 
 /// What `put_opts` does when the key exists, and when the object is durable.

@@ -15,5 +15,7 @@ mod openlineage;
 mod probe;
 mod properties;
 mod sinks;
+mod store_encryption;
 mod store_gc;
+mod store_layers;
 mod tokens;

@@ -16,7 +16,11 @@ use mlops_core::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
     Pass,
-    /// Fails without an effect, in a way that is no use to retry.
+    /// Fails without an effect.
+    Refused,
+    /// Takes effect and fails: an answer that got lost.
+    Unanswered,
+    /// Fails in a way that is no use to retry.
     Broken,
 }
 
@@ -47,16 +51,18 @@ impl Probe {
         if operation != "list" || number.is_multiple_of(32) {
             give_way().await;
         }
-        let failed = || Error::Backend {
+        let failed = |retryable| Error::Backend {
             backend: "probe".into(),
             operation,
             key: key.into(),
-            retryable: false,
+            retryable,
             source: "told to".into(),
         };
         match (self.plan)(number, operation, key) {
             Fate::Pass => call.await,
-            Fate::Broken => Err(failed()),
+            Fate::Refused => Err(failed(true)),
+            Fate::Broken => Err(failed(false)),
+            Fate::Unanswered => call.await.and(Err(failed(true))),
         }
     }
 }
