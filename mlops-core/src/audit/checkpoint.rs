@@ -12,7 +12,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
 use super::{ChainSummary, MerkleFrontier, TreeHash};
-use crate::store::{ArtifactStore, PutMode};
+use crate::store::{ArtifactStore, ObjectMeta, PutMode};
 use crate::{Digest, Error, Result, Timestamp};
 
 /// The algorithm byte of Ed25519 in signed notes.
@@ -270,12 +270,13 @@ impl Checkpoints {
     /// # Errors
     /// Those of the store; [`Error::InvalidInput`] for a key that no checkpoint has.
     pub async fn sizes(&self) -> Result<Vec<u64>> {
-        let keys = self.store.list(Self::PREFIX).await?;
-        let size = |key: &String| {
+        let objects = self.store.list(Self::PREFIX).await?;
+        let size = |object: &ObjectMeta| {
+            let key = &object.key;
             let size = key.strip_prefix(Self::PREFIX).and_then(|size| size.parse().ok());
             size.ok_or_else(|| Error::invalid("checkpoint store", format!("{key:?} is no checkpoint's key")))
         };
-        keys.iter().map(size).collect()
+        objects.iter().map(size).collect()
     }
 
     /// The checkpoint of the log when it had `entries` entries.

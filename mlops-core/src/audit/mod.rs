@@ -140,7 +140,7 @@ impl AuditEntry {
     /// Puts `event` at place `seq` after the entry with digest `previous`.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if the event cannot be written as JSON.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) if the event cannot be written as JSON.
     pub fn seal(seq: u64, event: AuditEvent, previous: Digest) -> Result<Self> {
         let digest = Self::digest_of(seq, &event, previous)?;
         Ok(Self { seq, event, previous, digest })

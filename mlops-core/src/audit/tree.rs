@@ -101,8 +101,11 @@ impl MerkleFrontier {
     /// The edge of a tree with so many leaves.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if a tree of that size has another number of peaks.
+    /// [`Error::InvalidInput`] if a tree of that size has another number of peaks, or no log grows to it.
     pub fn from_peaks(leaves: u64, peaks: Vec<TreeHash>) -> Result<Self> {
+        if leaves > MOST {
+            return Err(Error::invalid("leaves", format!("{leaves} are more than {MOST}")));
+        }
         let expected = leaves.count_ones() as usize;
         if peaks.len() == expected {
             return Ok(Self { leaves, peaks });
@@ -441,5 +444,6 @@ mod tests {
             }
         }
         assert!(MerkleFrontier::from_peaks(3, vec![hash]).is_err());
+        assert!(MerkleFrontier::from_peaks(u64::MAX, vec![hash; 64]).is_err());
     }
 }

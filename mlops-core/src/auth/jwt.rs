@@ -340,7 +340,9 @@ impl JwtVerifierBuilder {
 
     fn principal(&self, claims: &Value) -> Result<Principal> {
         let find = |way: &[String]| way.iter().try_fold(claims, |at, step| at.get(step));
-        let name = find(&self.name_at).and_then(Value::as_str).filter(|name| !name.trim().is_empty());
+        let name = find(&self.name_at)
+            .and_then(Value::as_str)
+            .filter(|name| !name.trim().is_empty() && !name.contains(char::is_control));
         let name = name.ok_or_else(|| {
             Error::unauthenticated(format!("the token does not say whose it is: no claim {:?}", self.name_at.join(".")))
         })?;

@@ -175,7 +175,7 @@ fn issuer_audience_and_name_must_be_there_and_ours() {
         no(with("aud", audience), "another audience");
     }
     verifier.verify(&key.sign(&with("aud", json!(["other", "mlops"])))).unwrap();
-    for name in [json!(""), json!(" "), json!(7), json!({}), Value::Null] {
+    for name in [json!(""), json!(" "), json!("a\nb"), json!("a\u{0}"), json!(7), json!({}), Value::Null] {
         no(with("sub", name), "does not say whose it is");
     }
     no(json!([claims()]), "no JSON object");

@@ -71,6 +71,8 @@ async fn a_refused_token_leaves_no_trace() {
         NewToken::new(Duration::ZERO).role(Role::Viewer),
         NewToken::new(Duration::from_secs(91 * 86_400)).role(Role::Viewer),
         NewToken::new(Duration::MAX).role(Role::Viewer),
+        NewToken::new(HOUR).role(Role::Viewer).speaks_as(" "),
+        NewToken::new(HOUR).role(Role::Viewer).speaks_as("a\nb"),
     ] {
         assert!(matches!(tokens.issue(&root, new).await, Err(Error::InvalidInput { .. })));
     }
