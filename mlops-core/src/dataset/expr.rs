@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, Scalar as ArrowScalar, StringArray,
@@ -48,10 +49,10 @@ impl Value {
 
     fn array(&self) -> ArrayRef {
         match self {
-            Self::Bool(v) => std::sync::Arc::new(BooleanArray::from(vec![*v])),
-            Self::Int(v) => std::sync::Arc::new(Int64Array::from(vec![*v])),
-            Self::Float(v) => std::sync::Arc::new(Float64Array::from(vec![*v])),
-            Self::Text(v) => std::sync::Arc::new(StringArray::from(vec![v.as_str()])),
+            Self::Bool(v) => Arc::new(BooleanArray::from(vec![*v])),
+            Self::Int(v) => Arc::new(Int64Array::from(vec![*v])),
+            Self::Float(v) => Arc::new(Float64Array::from(vec![*v])),
+            Self::Text(v) => Arc::new(StringArray::from(vec![v.as_str()])),
         }
     }
 }
@@ -287,7 +288,7 @@ fn compare(array: &ArrayRef, column: &str, by: Comparison, value: &Value) -> Res
     let whole = kind.is_integer() || kind.is_temporal();
     // Both sides in a type that holds all values of both: a whole number is not rounded to the column's type.
     let (left, right): (ArrayRef, ArrayRef) = match value {
-        Value::Bool(_) if *kind == DataType::Boolean => (array.clone(), value.array()),
+        Value::Bool(_) if *kind == DataType::Boolean => (Arc::clone(array), value.array()),
         Value::Text(_) if is_text(kind) => (cast(array, &DataType::Utf8)?, value.array()),
         Value::Int(_) if whole => (cast(array, &DataType::Int64).map_err(|_| mismatch())?, value.array()),
         Value::Int(_) | Value::Float(_) if kind.is_numeric() => {

@@ -190,11 +190,11 @@ pub(super) async fn read(
                 .with_header(true)
                 .with_batch_size(scan.batch_rows)
                 .build_decoder();
-            Ok(push(reader, Decoder::Csv(decoder), scan))
+            Ok(push(reader, Decoder::Csv(Box::new(decoder)), scan))
         }
         FileFormat::JsonLines => {
             let builder = arrow::json::ReaderBuilder::new(schema).with_batch_size(scan.batch_rows);
-            Ok(push(reader, Decoder::Json(builder.build_decoder()?), scan))
+            Ok(push(reader, Decoder::Json(Box::new(builder.build_decoder()?)), scan))
         }
         FileFormat::ArrowIpc => {
             let data: Vec<Bytes> = reader.stream().try_collect().await?;
@@ -212,7 +212,7 @@ pub(super) async fn read(
 async fn read_parquet(reader: BlobReader<Store>, scan: Arc<Scan>) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let mut builder = ParquetRecordBatchStreamBuilder::new(Fetched(reader)).await.map_err(unreadable)?;
     builder = builder.with_batch_size(scan.batch_rows);
-    let schema = builder.schema().clone();
+    let schema = Arc::clone(builder.schema());
     let roots = |names: &mut dyn Iterator<Item = &str>| -> Result<ProjectionMask> {
         let index = |name: &str| schema.index_of(name).map_err(|_| Error::column(name, "no such column"));
         let indices: Vec<usize> = names.map(index).collect::<Result<_>>()?;
@@ -240,8 +240,8 @@ async fn read_parquet(reader: BlobReader<Store>, scan: Arc<Scan>) -> Result<BoxS
 }
 
 enum Decoder {
-    Csv(arrow::csv::reader::Decoder),
-    Json(arrow::json::reader::Decoder),
+    Csv(Box<arrow::csv::reader::Decoder>),
+    Json(Box<arrow::json::reader::Decoder>),
 }
 
 impl Decoder {

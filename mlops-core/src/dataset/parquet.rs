@@ -126,7 +126,7 @@ impl ParquetDatasets {
                 })
                 .await?
             };
-            let wanted = schema.get_or_insert_with(|| Arc::clone(&found)).clone();
+            let wanted = Arc::clone(schema.get_or_insert_with(|| Arc::clone(&found)));
             check_schema(&what, &wanted)?;
             same_columns(&wanted, &found)?;
             let mut writer = BlobWriter::under(&*self.store, lease);
@@ -140,7 +140,7 @@ impl ParquetDatasets {
                 Error::InvalidInput { reason, .. } => Error::invalid(what.clone(), reason),
                 other => other,
             };
-            let read = files::read(Arc::clone(&self.store), blob, format, wanted.clone(), scan).await;
+            let read = files::read(Arc::clone(&self.store), blob, format, Arc::clone(&wanted), scan).await;
             let mut batches = read.map_err(unreadable)?;
             let mut sketches = stats::empty(wanted.fields().len())?;
             let mut rows = 0;

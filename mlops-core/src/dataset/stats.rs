@@ -1,5 +1,7 @@
 //! What a column holds, in one pass and little memory: counts, bounds, moments, and sketches of its distribution.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
@@ -152,7 +154,7 @@ impl ColumnStats {
 /// A whole-number or time column as `i64`, in its own units.
 fn whole(array: &ArrayRef) -> Result<ArrayRef> {
     let narrow = matches!(array.data_type(), DataType::Date32 | DataType::Time32(_));
-    let array = if narrow { cast(array, &DataType::Int32)? } else { array.clone() };
+    let array = if narrow { cast(array, &DataType::Int32)? } else { Arc::clone(array) };
     Ok(cast(&array, &DataType::Int64)?)
 }
 
@@ -207,7 +209,7 @@ impl ColumnSketch {
                 let Some(value) = value else { continue };
                 self.distinct.update(value.to_bits());
                 // Those that are no numbers cannot be made a `KllFloat`.
-                if mix(i as u64) % step == 0
+                if mix(i as u64).is_multiple_of(step)
                     && let Ok(value) = KllFloat::<f64>::new(value)
                 {
                     self.quantiles.update(value);

@@ -166,7 +166,7 @@ mod proofs {
     async fn a_checkpoint_is_made_each_so_many_entries() {
         let (log, store) = filled(23, 5).await;
         assert_eq!(log.checkpoints().sizes().await.unwrap(), [5, 10, 15, 20]);
-        assert_eq!(store.list("audit/").await.unwrap()[0], "audit/checkpoints/00000000000000000005");
+        assert_eq!(store.list("audit/").await.unwrap()[0].key, "audit/checkpoints/00000000000000000005");
         assert_eq!(log.checkpoint().await.unwrap().unwrap().entries(), 23);
         assert_eq!(log.checkpoint().await.unwrap().unwrap().entries(), 23, "nothing new, the same again");
         assert_eq!(verify_log(&log, log.checkpoints().all().await.unwrap()).await.unwrap().unwrap().entries, 23);
