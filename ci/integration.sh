@@ -34,6 +34,20 @@ step "what the main job wrote, read by Python"
 step "golden numbers, made again"
 "$python" ci/golden.py
 
+step "an S3 server, straight and through faults"
+"$work/python/bin/moto_server" -H 127.0.0.1 -p 0 > "$work/s3.log" 2>&1 &
+s3=$!
+trap 'kill "$s3" 2> /dev/null || true' EXIT
+for _ in $(seq 100); do
+    endpoint=$(sed -n 's/.*Running on \(http:[^ ]*\).*/\1/p' "$work/s3.log" | head -n 1)
+    [ -n "$endpoint" ] && curl -fsS -o /dev/null -X PUT "$endpoint/models" && break
+    sleep 0.3
+done
+[ -n "$endpoint" ] || { cat "$work/s3.log" >&2; exit 1; }
+MLOPS_TEST_S3="$endpoint" cargo test --locked -p mlops-core --features s3 --test it store_s3 -- --include-ignored
+kill "$s3"
+trap - EXIT
+
 step "the report in a browser"
 if ! command -v chromium > /dev/null; then
     as_root apt-get update -qq

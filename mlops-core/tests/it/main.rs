@@ -7,3 +7,5 @@ mod properties;
 mod store_encryption;
 mod store_gc;
 mod store_layers;
+#[cfg(feature = "s3")]
+mod store_s3;
