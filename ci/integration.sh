@@ -39,6 +39,20 @@ cargo run --locked --release --quiet -p mlops-core --example lineage_events -- "
 step "golden numbers, made again"
 "$python" ci/golden.py
 
+step "an S3 server, straight and through faults; Cedar policies"
+"$work/python/bin/moto_server" -H 127.0.0.1 -p 0 > "$work/s3.log" 2>&1 &
+s3=$!
+trap 'kill "$s3" 2> /dev/null || true' EXIT
+for _ in $(seq 100); do
+    endpoint=$(sed -n 's/.*Running on \(http:[^ ]*\).*/\1/p' "$work/s3.log" | head -n 1)
+    [ -n "$endpoint" ] && curl -fsS -o /dev/null -X PUT "$endpoint/models" && break
+    sleep 0.3
+done
+[ -n "$endpoint" ] || { cat "$work/s3.log" >&2; exit 1; }
+MLOPS_TEST_S3="$endpoint" cargo test --locked -p mlops-core --features s3,cedar --test it -- --include-ignored store_s3 cedar
+kill "$s3"
+trap - EXIT
+
 step "the report in a browser"
 if ! command -v chromium > /dev/null; then
     as_root apt-get update -qq

@@ -33,26 +33,32 @@ use crate::{Clock as _, DatasetRef, Digest, Error, PredictionId, RunId, SystemCl
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __conformance {
-    ($suite:ident, $fresh:expr, $cases:ident; $($case:ident),+ $(,)?) => {
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr, $cases:ident; $($case:ident),+ $(,)?) => {
+        $crate::__conformance!(@ [$(#[$attribute])*] $suite, $fresh, $cases; $($case),+);
+    };
+    (@ $attributes:tt $suite:ident, $fresh:expr, $cases:ident; $($case:ident),+) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (fresh, _alive) = $fresh;
-                    $crate::conformance::$cases::$case(&fresh).await;
-                }
-            )+
+            $($crate::__conformance!(@@ $attributes $case, $fresh, $cases);)+
+        }
+    };
+    (@@ [$(#[$attribute:meta])*] $case:ident, $fresh:expr, $cases:ident) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $case() {
+            let (fresh, _alive) = $fresh;
+            $crate::conformance::$cases::$case(&fresh).await;
         }
     };
 }
 
-/// Tests of [`ArtifactStore`]'s contract: `artifact_store_conformance!(name, (store, keep_alive))`.
+/// Tests of [`ArtifactStore`]'s contract: `artifact_store_conformance!(name, (store, keep_alive))`. Attributes before the
+/// name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! artifact_store_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::__conformance!($suite, $fresh, artifact_store;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::__conformance!($(#[$attribute])* $suite, $fresh, artifact_store;
             reads_what_was_written, missing_is_not_found, create_is_exclusive, one_of_many_creates_wins,
             overwrite_replaces, list_is_sorted_and_scoped, delete_is_idempotent, bad_keys_are_refused,
             ranges_are_cut_at_the_end, objects_are_described, staged_objects_are_kept, artifacts_are_verified,

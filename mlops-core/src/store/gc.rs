@@ -78,7 +78,7 @@ impl<R: Roots + ?Sized> Roots for Arc<R> {
 /// writing an artifact and naming it. A shorter grace is safe only if all writers use leases.
 ///
 /// # Memory
-/// About 50 bytes for each live object, and the listing of one 256th of the store.
+/// About 50 bytes for each live object, and the listings of a few 256ths of the store.
 #[derive(Clone, Debug)]
 pub struct Collector(CollectorBuilder);
 
@@ -107,21 +107,28 @@ impl Collector {
         let options = &self.0;
         let grace = TimeDelta::from_std(options.grace).unwrap_or(TimeDelta::MAX);
         let young = options.clock.now().checked_sub_signed(grace);
-        let collected = Collected { dry_run: options.dry_run, ..Collected::default() };
-        let mut sweep = Sweep { options, live: BTreeSet::new(), lists: BTreeMap::new(), young, collected };
+        let mut sweep =
+            Sweep { options, live: BTreeSet::new(), lists: BTreeMap::new(), young, collected: Collected::default() };
         sweep.mark().await?;
         let mut waiting = VecDeque::new();
-        for prefix in prefixes(&KINDS) {
-            let listed = sweep.sort(&prefix).await?;
-            if options.dry_run {
-                sweep.collected.deleted += listed.garbage.len() as u64;
-                sweep.collected.bytes_deleted += listed.garbage.iter().map(|object| object.bytes).sum::<u64>();
-            } else if !listed.garbage.is_empty() {
-                waiting.push_back(prefix);
-                continue;
+        let mut looked = Collected { dry_run: options.dry_run, ..Collected::default() };
+        {
+            let sweep = &sweep;
+            let look = |prefix: String| async move { Ok::<_, Error>((sweep.sort(&prefix).await?, prefix)) };
+            let mut listings = stream::iter(prefixes(&KINDS)).map(look).buffered(PARALLEL);
+            while let Some((listed, prefix)) = listings.try_next().await? {
+                if options.dry_run {
+                    looked.deleted += listed.garbage.len() as u64;
+                    looked.bytes_deleted += listed.garbage.iter().map(|object| object.bytes).sum::<u64>();
+                } else if !listed.garbage.is_empty() {
+                    // Listed and counted again under the lock.
+                    waiting.push_back(prefix);
+                    continue;
+                }
+                looked.count(&listed);
             }
-            sweep.count(&listed);
         }
+        sweep.collected = looked;
         while !waiting.is_empty() {
             let lock = self.lock().await?;
             let swept = sweep.run(&lock, &mut waiting).await;
@@ -260,12 +267,6 @@ impl Sweep<'_> {
         self.young.is_none_or(|since| object.modified > since)
     }
 
-    fn count(&mut self, listed: &Listed) {
-        self.collected.live += listed.live;
-        self.collected.bytes_live += listed.bytes_live;
-        self.collected.kept_by_grace += listed.young;
-    }
-
     /// Sweeps the first of the waiting prefixes, for as long as commits may have to wait.
     async fn run(&mut self, lock: &Claim, waiting: &mut VecDeque<String>) -> Result<()> {
         let begin = Instant::now();
@@ -278,6 +279,7 @@ impl Sweep<'_> {
                 lock.keep().await?;
                 let (now, later) = rest.split_at(rest.len().min(BATCH));
                 rest = later;
+                let now = now.to_vec();
                 let mut outcomes = stream::iter(now).map(|object| self.delete(lock, object)).buffer_unordered(PARALLEL);
                 let mut collected = (0, 0);
                 while let Some(outcome) = outcomes.next().await {
@@ -293,7 +295,7 @@ impl Sweep<'_> {
                     return Ok(());
                 }
             }
-            self.count(&listed);
+            self.collected.count(&listed);
             waiting.pop_front();
             if begin.elapsed() >= self.options.pause {
                 return Ok(());
@@ -303,7 +305,7 @@ impl Sweep<'_> {
     }
 
     /// Deletes an object, unless it was rewritten since it was listed. Its size if it is gone.
-    async fn delete(&self, lock: &Claim, object: &ObjectMeta) -> Result<Option<u64>> {
+    async fn delete(&self, lock: &Claim, object: ObjectMeta) -> Result<Option<u64>> {
         let store = &self.options.store;
         match store.head(&object.key).await {
             Ok(now) if self.is_young(&now) => return Ok(None),
@@ -418,6 +420,12 @@ pub struct Collected {
 }
 
 impl Collected {
+    fn count(&mut self, listed: &Listed) {
+        self.live += listed.live;
+        self.bytes_live += listed.bytes_live;
+        self.kept_by_grace += listed.young;
+    }
+
     /// Objects that were looked at.
     #[must_use]
     pub fn examined(&self) -> u64 {

@@ -17,6 +17,8 @@
 
 mod blob;
 mod cache;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod cloud;
 #[cfg(feature = "encryption")]
 #[cfg_attr(docsrs, doc(cfg(feature = "encryption")))]
 mod encrypted;
@@ -44,6 +46,12 @@ use futures::{Stream, StreamExt};
 
 pub use self::blob::{Blob, BlobReader, BlobWriter, chunks_key};
 pub use self::cache::{CacheStats, CacheStore};
+#[cfg(feature = "azure")]
+pub use self::cloud::AzureOptions;
+#[cfg(feature = "gcs")]
+pub use self::cloud::GcsOptions;
+#[cfg(feature = "s3")]
+pub use self::cloud::S3Options;
 #[cfg(feature = "encryption")]
 pub use self::encrypted::{EncryptedStore, EncryptionKey, KeyProvider, KeyRing};
 pub use self::gc::{Collected, Collector, CollectorBuilder, Roots, Usage, usage};

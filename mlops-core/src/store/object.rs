@@ -10,7 +10,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutOptions, path::Path as Object
 use super::{ArtifactStore, ObjectMeta, PutMode, check_key, check_prefix, clamp};
 use crate::{Error, Result};
 
-/// A store over the `object_store` crate: any store of that crate that creates exclusively.
+/// A store over the `object_store` crate: any store of that crate that creates exclusively. Those of cloud providers have
+/// options of their own, behind the features `s3`, `gcs` and `azure`.
 ///
 /// ```
 /// # futures::executor::block_on(async {
@@ -21,10 +22,17 @@ use crate::{Error, Result};
 /// assert_eq!(store.get_artifact(&digest).await?, "weights");
 /// # Ok::<(), mlops_core::Error>(()) }).unwrap();
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ObjectArtifactStore {
     inner: Arc<dyn ObjectStore>,
     name: String,
+}
+
+impl fmt::Debug for ObjectArtifactStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What is inside may show its credentials.
+        f.debug_struct("ObjectArtifactStore").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl ObjectArtifactStore {
@@ -35,18 +43,44 @@ impl ObjectArtifactStore {
 
     fn failed(&self, operation: &'static str, key: &str, error: object_store::Error) -> Error {
         use object_store::Error as E;
+        let status = status(&error);
+        // S3 says so when creates of one key meet, and to all of them: nobody knows who wins.
+        let undecided = status == Some(409) && said(&error, "ConditionalRequestConflict").is_some();
         match error {
             E::NotFound { .. } => Error::not_found("object", key),
-            E::AlreadyExists { .. } => Error::AlreadyExists { what: "object", name: key.to_owned() },
-            other => Error::Backend {
-                backend: self.name.clone(),
-                operation,
-                key: key.to_owned(),
-                retryable: matches!(other, E::Generic { .. } | E::JoinError { .. }),
-                source: other.into(),
-            },
+            E::AlreadyExists { .. } if !undecided => Error::AlreadyExists { what: "object", name: key.to_owned() },
+            other => {
+                let passing = match status {
+                    Some(status) => status >= 500 || matches!(status, 408 | 429) || undecided,
+                    None => matches!(other, E::Generic { .. } | E::JoinError { .. }),
+                };
+                Error::Backend {
+                    backend: self.name.clone(),
+                    operation,
+                    key: key.to_owned(),
+                    retryable: passing,
+                    source: other.into(),
+                }
+            }
         }
     }
+}
+
+/// What follows `words` in what an error or one of its causes says.
+fn said(error: &object_store::Error, words: &str) -> Option<String> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        if let Some((_, rest)) = error.to_string().split_once(words) {
+            return Some(rest.to_owned());
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The status of the server's answer, which the crate tells in words only. No key can hold these words.
+fn status(error: &object_store::Error) -> Option<u16> {
+    said(error, "non-2xx status code: ")?.get(..3)?.parse().ok()
 }
 
 impl fmt::Display for ObjectArtifactStore {
@@ -104,7 +138,8 @@ impl ArtifactStore for ObjectArtifactStore {
 
     async fn head(&self, key: &str) -> Result<ObjectMeta> {
         let meta = self.inner.head(&path(key)?).await.map_err(|e| self.failed("look up", key, e))?;
-        Ok(describe(meta))
+        // A prefixed store tells the whole location.
+        Ok(ObjectMeta { key: key.to_owned(), ..describe(meta) })
     }
 
     async fn delete(&self, key: &str) -> Result<()> {

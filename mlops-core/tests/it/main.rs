@@ -18,4 +18,6 @@ mod sinks;
 mod store_encryption;
 mod store_gc;
 mod store_layers;
+#[cfg(feature = "s3")]
+mod store_s3;
 mod tokens;
