@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use serde_json::json;
 
 use super::expr::{Expr, Value, col};
-use super::retention::used_by;
+use super::retention::{reached, used_by};
 use super::{DatasetStore, DatasetStoreExt, DatasetVersion, MoveTag, NewDataset, Removal, Scan};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::lineage::{LineageStore, NodeKind, NodeRef};
@@ -180,12 +180,8 @@ async fn erase_from(
         }
         let reference = version.reference();
         report.contained.push((reference.clone(), rows));
-        for kind in [NodeKind::Run, NodeKind::Step, NodeKind::Model, NodeKind::Deployment, NodeKind::Prediction] {
-            match lineage.downstream(&NodeRef::dataset(&reference), usize::MAX).await {
-                Err(Error::NotFound { .. }) => {}
-                graph => report.affected.extend(graph?.of_kind(kind).map(|n| n.node.clone())),
-            }
-        }
+        let reached = reached(lineage, &version).await?;
+        report.affected.extend(reached.into_iter().filter(|node| node.kind != NodeKind::Dataset));
         let tags: Vec<_> = store.tags(name).await?.into_iter().filter(|t| t.version == Some(version.digest)).collect();
         let user = used_by(lineage, &version).await?;
         if newest == Some(version.digest) || !tags.is_empty() {

@@ -6,11 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, Scalar as ArrowScalar, StringArray,
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, Scalar as ArrowScalar, StringArray,
 };
 use arrow::compute::kernels::{boolean, cmp};
 use arrow::compute::{cast, is_not_null, is_null};
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Float64Type};
 use serde::{Deserialize, Serialize};
 
 use super::stats::ColumnStats;
@@ -290,9 +290,19 @@ fn compare(array: &ArrayRef, column: &str, by: Comparison, value: &Value) -> Res
     let (left, right): (ArrayRef, ArrayRef) = match value {
         Value::Bool(_) if *kind == DataType::Boolean => (Arc::clone(array), value.array()),
         Value::Text(_) if is_text(kind) => (cast(array, &DataType::Utf8)?, value.array()),
-        Value::Int(_) if whole => (cast(array, &DataType::Int64).map_err(|_| mismatch())?, value.array()),
+        Value::Int(v) if *kind == DataType::UInt64 && *v >= 0 => {
+            (Arc::clone(array), cast(&value.array(), &DataType::UInt64)?)
+        }
+        Value::Int(_) if whole && *kind != DataType::UInt64 => {
+            (super::stats::whole(array).map_err(|_| mismatch())?, value.array())
+        }
         Value::Int(_) | Value::Float(_) if kind.is_numeric() => {
-            (cast(array, &DataType::Float64).map_err(|_| mismatch())?, cast(&value.array(), &DataType::Float64)?)
+            let float = |array| -> Result<ArrayRef> {
+                let array = cast(array, &DataType::Float64).map_err(|_| mismatch())?;
+                // Arrow orders -0 below 0; here they are one number.
+                Ok(Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(|v| v + 0.0)))
+            };
+            (float(array)?, float(&value.array())?)
         }
         _ => return Err(mismatch()),
     };

@@ -156,6 +156,10 @@ impl ParquetDatasets {
     }
 
     async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<DatasetVersion> {
+        if let Some(Base::Append(before) | Base::ReplacePartitions(before)) = &new.base {
+            // Should it be removed from here on, its files stay while the lease is held.
+            self.version(&before.name, &before.digest).await?;
+        }
         let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
         let (schema, mut written) = match rows {
             Rows::Files(paths, schema) => self.import(paths, schema, lease).await?,

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 
 use chrono::TimeDelta;
@@ -124,13 +124,31 @@ pub async fn retain(
     Ok(outcome)
 }
 
-/// A run, model, deployment or other dataset that was made from `version`; later versions of the same dataset apart.
-pub(super) async fn used_by(lineage: &dyn LineageStore, version: &DatasetVersion) -> Result<Option<NodeRef>> {
-    let graph = match lineage.downstream(&NodeRef::dataset(&version.reference()), usize::MAX).await {
-        Err(Error::NotFound { .. }) => return Ok(None),
+/// What was made from `version` itself; later versions of its dataset and what came of them apart.
+async fn made_from(lineage: &dyn LineageStore, own: &str, node: &NodeRef) -> Result<Vec<NodeRef>> {
+    let graph = match lineage.downstream(node, 1).await {
+        Err(Error::NotFound { .. }) => return Ok(Vec::new()),
         graph => graph?,
     };
-    let own = format!("{}@", version.name);
-    let uses = |node: &NodeRef| node.kind != NodeKind::Dataset || !node.id.starts_with(&own);
-    Ok(graph.nodes.into_iter().map(|node| node.node).find(uses))
+    let version_of_own = |node: &NodeRef| node.kind == NodeKind::Dataset && node.id.split('@').next() == Some(own);
+    Ok(graph.nodes.into_iter().map(|n| n.node).filter(|n| n != node && !version_of_own(n)).collect())
+}
+
+/// A run, model, deployment or other dataset that was made from `version`.
+pub(super) async fn used_by(lineage: &dyn LineageStore, version: &DatasetVersion) -> Result<Option<NodeRef>> {
+    Ok(made_from(lineage, &version.name, &NodeRef::dataset(&version.reference())).await?.into_iter().next())
+}
+
+/// All that was made from `version`, in any number of steps, but not by way of later versions of its dataset.
+pub(super) async fn reached(lineage: &dyn LineageStore, version: &DatasetVersion) -> Result<BTreeSet<NodeRef>> {
+    let mut reached = BTreeSet::new();
+    let mut waiting = VecDeque::from([NodeRef::dataset(&version.reference())]);
+    while let Some(node) = waiting.pop_front() {
+        for next in made_from(lineage, &version.name, &node).await? {
+            if reached.insert(next.clone()) {
+                waiting.push_back(next);
+            }
+        }
+    }
+    Ok(reached)
 }

@@ -152,7 +152,7 @@ impl ColumnStats {
 }
 
 /// A whole-number or time column as `i64`, in its own units.
-fn whole(array: &ArrayRef) -> Result<ArrayRef> {
+pub(super) fn whole(array: &ArrayRef) -> Result<ArrayRef> {
     let narrow = matches!(array.data_type(), DataType::Date32 | DataType::Time32(_));
     let array = if narrow { cast(array, &DataType::Int32)? } else { Arc::clone(array) };
     Ok(cast(&array, &DataType::Int64)?)

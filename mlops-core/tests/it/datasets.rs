@@ -96,6 +96,24 @@ async fn scans_give_what_a_filter_over_all_rows_gives() {
     assert_eq!(found(col("id").is_in([7, 8_000, 9_000])).await, [7, 8_000]);
     assert_eq!(found(col("id").lt(0.5)).await, [0]);
     assert_eq!(found(col("id").gt(100_000)).await, [0i64; 0], "nothing is an empty batch, not an error");
+    let zero: ArrayRef = Arc::new(Float64Array::from(vec![-0.0, 0.0, f64::NAN]));
+    let huge: ArrayRef = Arc::new(arrow::array::UInt64Array::from(vec![0, 5, u64::MAX]));
+    let day: ArrayRef = Arc::new(arrow::array::Date32Array::from(vec![Some(-1), None, Some(20_000)]));
+    let odd = RecordBatch::try_from_iter_with_nullable([("z", zero, false), ("u", huge, false), ("t", day, true)]);
+    let odd = store.commit(NewDataset::new("odd", [odd.unwrap()])).await.unwrap();
+    for (filter, expected) in [
+        (col("z").lt(0.0), 0),
+        (col("z").eq(0.0), 2),
+        (col("z").eq(0), 2),
+        (col("u").gt(5), 1),
+        (col("u").ge(-1), 3),
+        (col("u").lt(-1), 0),
+        (col("t").ge(0), 1),
+        (col("t").lt(0), 1),
+    ] {
+        let found = store.select(&odd, Scan::all().filter(filter.clone())).await.unwrap();
+        assert_eq!(found.num_rows(), expected, "{filter}");
+    }
     for (filter, told) in [(col("nope").eq(1), "no such column"), (col("day").eq(1), "cannot be compared")] {
         let error = match store.scan(&v2, Scan::all().filter(filter)).await {
             Ok(scan) => scan.try_collect::<Vec<_>>().await.unwrap_err(),
@@ -249,6 +267,10 @@ async fn appending_writes_only_what_is_new() {
         store.commit(NewDataset::new("d", [other]).append_to(&v2)).await,
         Err(Error::SchemaMismatch { .. })
     ));
+    store.remove(&v1, Removal { reason: "no use".into(), by: "adam".into(), at: at(2) }).await.unwrap();
+    let error = store.commit(NewDataset::new("d", [rows(0..1)]).append_to(&v1)).await.unwrap_err();
+    assert!(error.to_string().contains("removed on 1970-01-03 by adam: no use"), "{error}");
+    assert_eq!(ids(&store, &v2, Scan::all()).await.len(), 101_000, "what was appended to it stays whole");
 }
 
 fn v1_file(version: &DatasetVersion) -> mlops_core::dataset::DataFile {
@@ -366,6 +388,9 @@ async fn retention_never_breaks_what_a_model_was_trained_on() {
         [Edge::new(NodeRef::dataset(&versions[1].reference()), run.clone()), Edge::new(run, NodeRef::model("m", 1))];
     lineage.record(&[], &edges).await.unwrap();
     store.tag(MoveTag::create("gold", &versions[3])).await.unwrap();
+    // A later version that a model was trained on does not hold the earlier ones it was appended to.
+    let chain = [Edge::new(NodeRef::dataset(&versions[0].reference()), NodeRef::dataset(&versions[1].reference()))];
+    lineage.record(&[], &chain).await.unwrap();
     let policy = Retention::default().keep_last(2).keep_for(TimeDelta::days(1));
     let outcome = retain(&store, &lineage, "d", &policy, "ana", at(8)).await.unwrap();
     let left: Vec<i64> = store.versions("d").await.unwrap().iter().map(|v| v.created_at.timestamp() / 86_400).collect();

@@ -1,0 +1,167 @@
+//! What versions of a dataset cost, in time and bytes, beside a plain copy with BLAKE3 of the same bytes.
+//!
+//!     cargo run --release -p mlops-benches --example dataset_cost -- DIR [MiB]
+//!
+//! Makes a CSV file of about so many MiB (default 1,024), commits it as it is, after 1 % of rows are appended, and after
+//! 1 % are inserted at one place and at a hundred; then the same rows as record batches, kept as Parquet. One JSON object
+//! a line. The files stay in DIR for whoever compares (`peers/dvc.py`).
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
+use futures::TryStreamExt;
+use mlops_core::dataset::{DatasetStore, DatasetStoreExt, DatasetVersion, NewDataset, ParquetDatasets};
+use mlops_core::digest::Hasher;
+use mlops_core::store::LocalStore;
+use serde_json::json;
+
+const BATCH: u64 = 50_000;
+
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Rows of a plausible table: key, time, three measurements, a category, a free text.
+fn rows(ids: std::ops::Range<u64>) -> RecordBatch {
+    let ints = |f: &dyn Fn(u64) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(ids.clone().map(f))) };
+    let floats = |salt: u64| -> ArrayRef {
+        let value = |i| (mix(i * 8 + salt) % 1_000_003) as f64 / 1_000.0;
+        Arc::new(Float64Array::from_iter_values(ids.clone().map(value)))
+    };
+    let texts = |f: &dyn Fn(u64) -> String| -> ArrayRef { Arc::new(StringArray::from_iter_values(ids.clone().map(f))) };
+    let columns: [(&str, ArrayRef); 7] = [
+        ("id", ints(&|i| i as i64)),
+        ("at", ints(&|i| 1_700_000_000_000 + (i * 137) as i64)),
+        ("a", floats(1)),
+        ("b", floats(2)),
+        ("c", floats(3)),
+        ("kind", texts(&|i| format!("kind {}", mix(i) % 40))),
+        ("note", texts(&|i| format!("{:x} {:x}", mix(i * 3), mix(i * 5) >> 20))),
+    ];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// Row numbers `0..count` with 1 % of others put in at `places`, in batches.
+fn with_inserts(count: u64, places: u64) -> Vec<std::ops::Range<u64>> {
+    let more = count / 100;
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for k in 0..places {
+        let at = if places == 1 { count / 2 + 12_345 } else { (2 * k + 1) * count / (2 * places) };
+        parts.push(from..at);
+        parts.push(10 * count + k * more / places..10 * count + (k + 1) * more / places);
+        from = at;
+    }
+    parts.push(from..count);
+    parts
+}
+
+fn batches(parts: &[std::ops::Range<u64>]) -> impl Iterator<Item = RecordBatch> + Send + use<> {
+    parts.to_vec().into_iter().flat_map(|part| {
+        let end = part.end;
+        part.step_by(BATCH as usize).map(move |from| rows(from..(from + BATCH).min(end)))
+    })
+}
+
+fn write_csv(path: &Path, parts: &[std::ops::Range<u64>]) {
+    let mut writer = arrow::csv::Writer::new(BufWriter::with_capacity(1 << 20, File::create(path).unwrap()));
+    batches(parts).for_each(|batch| writer.write(&batch).unwrap());
+}
+
+/// Copies a file and digests it on the way, and forces the copy to the disk.
+fn copy(from: &Path, to: &Path) -> f64 {
+    let start = Instant::now();
+    let (mut from, mut to, mut hasher) = (File::open(from).unwrap(), File::create(to).unwrap(), Hasher::default());
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        let read = from.read(&mut piece).unwrap();
+        if read == 0 {
+            break;
+        }
+        hasher.update(&piece[..read]);
+        to.write_all(&piece[..read]).unwrap();
+    }
+    to.sync_all().unwrap();
+    hasher.finish();
+    start.elapsed().as_secs_f64()
+}
+
+fn say(what: &str, seconds: f64, bytes: u64, first: Option<&DatasetVersion>, version: Option<&DatasetVersion>) {
+    let mib = bytes as f64 / f64::from(1 << 20);
+    let share = first.zip(version).map(|(first, version)| version.new_bytes() as f64 / first.bytes() as f64);
+    let line = json!({"what": what, "seconds": seconds, "MiB": mib, "MiB/s": mib / seconds, "new_share": share});
+    println!("{line}");
+}
+
+#[tokio::main]
+async fn main() {
+    let mut args = std::env::args().skip(1);
+    let dir = PathBuf::from(args.next().expect("the first argument is a directory"));
+    let mib: u64 = args.next().map_or(1_024, |mib| mib.parse().expect("the second argument is a number of MiB"));
+    std::fs::create_dir_all(&dir).unwrap();
+    // About 80 bytes of CSV a row.
+    let count = mib * (1 << 20) / 81;
+    let versions: [(&str, Vec<std::ops::Range<u64>>); 4] = [
+        ("first", vec![0..count]),
+        ("1 % appended", vec![0..count, 10 * count..10 * count + count / 100]),
+        ("1 % inserted at one place", with_inserts(count, 1)),
+        ("1 % inserted at 100 places", with_inserts(count, 100)),
+    ];
+    let path = |i: usize| dir.join(format!("{i}.csv"));
+    for (i, (_, parts)) in versions.iter().enumerate() {
+        write_csv(&path(i), parts);
+    }
+    let bytes = std::fs::metadata(path(0)).unwrap().len();
+    say("plain copy with BLAKE3 of the CSV file", copy(&path(0), &dir.join("copy.csv")), bytes, None, None);
+    std::fs::remove_file(dir.join("copy.csv")).unwrap();
+
+    let store = ParquetDatasets::new(LocalStore::open(dir.join("store")).unwrap());
+    let mut first = None;
+    for (i, (what, _)) in versions.iter().enumerate() {
+        let start = Instant::now();
+        let version = store.commit(NewDataset::files("csv", [path(i)])).await.unwrap();
+        let first = first.get_or_insert_with(|| version.clone());
+        let what = format!("CSV, commit: {what}");
+        say(&what, start.elapsed().as_secs_f64(), version.bytes(), Some(first), Some(&version));
+    }
+    read(&store, "CSV, open and read", first.as_ref().unwrap()).await;
+
+    let mut first = None;
+    for (what, parts) in &versions {
+        // Made before the clock starts, a part at a time, so that only the commit is timed.
+        let made: Vec<RecordBatch> = batches(parts).collect();
+        let memory: usize = made.iter().map(RecordBatch::get_array_memory_size).sum();
+        let start = Instant::now();
+        let version = store.commit(NewDataset::new("parquet", made)).await.unwrap();
+        let first = first.get_or_insert_with(|| version.clone());
+        let what = format!("Parquet, commit of rows: {what}");
+        say(&what, start.elapsed().as_secs_f64(), memory as u64, Some(first), Some(&version));
+    }
+    let appended = batches(&versions[1].1[1..]);
+    let start = Instant::now();
+    let new = NewDataset::new("parquet", appended).append_to(first.as_ref().unwrap());
+    let version = store.commit(new).await.unwrap();
+    let seconds = start.elapsed().as_secs_f64();
+    say("Parquet, append_to", seconds, version.new_bytes(), first.as_ref(), Some(&version));
+    read(&store, "Parquet, open and read", first.as_ref().unwrap()).await;
+}
+
+async fn read(store: &ParquetDatasets, what: &str, version: &DatasetVersion) {
+    let start = Instant::now();
+    let version = store.open(&format!("{}@{}", version.name, version.digest)).await.unwrap();
+    let (mut rows, mut bytes) = (0, 0);
+    let mut batches = store.read(&version).await.unwrap();
+    while let Some(batch) = batches.try_next().await.unwrap() {
+        rows += batch.num_rows() as u64;
+        bytes += batch.get_array_memory_size() as u64;
+    }
+    assert_eq!(rows, version.rows);
+    say(what, start.elapsed().as_secs_f64(), bytes, None, None);
+}
