@@ -233,8 +233,8 @@ async fn checks(store: &ParquetDatasets, acknowledged: &[(Digest, u64)]) {
     }
 }
 
-/// Runs a process for a random while, kills it, and returns what it had acknowledged.
-fn killed(dir: &Path, round: u32, pause: Duration) -> (Vec<(Digest, u64)>, bool) {
+/// Runs a process until it told of so many events and for a while more, kills it, and returns what it had acknowledged.
+fn killed(dir: &Path, round: u32, events: usize, pause: Duration) -> (Vec<(Digest, u64)>, bool) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["dataset_crashes::a_process_that_commits_and_collects", "--exact", "--ignored", "--nocapture"])
         .env("MLOPS_KILL_DIR", dir)
@@ -246,11 +246,13 @@ fn killed(dir: &Path, round: u32, pause: Duration) -> (Vec<(Digest, u64)>, bool)
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let started = lines.by_ref().any(|line| line.is_ok_and(|line| line.contains("started")));
     assert!(started, "the process did not start");
+    let mut told: Vec<String> = lines.by_ref().take(events).map_while(|line| line.ok()).collect();
     std::thread::sleep(pause);
     child.kill().unwrap();
     let status = child.wait().unwrap();
     let by_signal = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
-    let told = lines.map_while(|line| line.ok()).filter_map(|line| {
+    told.extend(lines.map_while(|line| line.ok()));
+    let told = told.iter().filter_map(|line| {
         let mut words = line.strip_prefix("acknowledged ")?.split(' ');
         Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?))
     });
@@ -267,8 +269,8 @@ async fn after_kills_at_random_moments_every_acknowledged_version_reads_back() {
     let store = ParquetDatasets::new(Arc::clone(&local));
     let by_signal = AtomicU64::new(0);
     for round in 0..KILLS {
-        let pause = Duration::from_micros(dice.roll(40_000) as u64);
-        let (told, signal) = killed(dir.path(), round, pause);
+        let (events, pause) = (dice.roll(4), Duration::from_micros(dice.roll(20_000) as u64));
+        let (told, signal) = killed(dir.path(), round, events, pause);
         by_signal.fetch_add(u64::from(signal), Ordering::Relaxed);
         acknowledged.extend(told);
         let newest = acknowledged.len().saturating_sub(4);
