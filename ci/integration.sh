@@ -49,9 +49,33 @@ for _ in $(seq 100); do
     sleep 0.3
 done
 [ -n "$endpoint" ] || { cat "$work/s3.log" >&2; exit 1; }
-MLOPS_TEST_S3="$endpoint" cargo test --locked -p mlops-core --features s3,cedar --test it -- --include-ignored store_s3 cedar
+store_tests() { # filter, flags...
+    cargo test --locked -p mlops-core --features s3,cedar --test it "$1" -- "${@:2}"
+}
+MLOPS_TEST_S3="$endpoint" store_tests store_s3 --include-ignored
+store_tests cedar
 kill "$s3"
 trap - EXIT
+
+step "a full disk, a folder without permission, 5 GiB through 64 MiB"
+small=$(mktemp -d)
+if as_root mount -t tmpfs -o size=16m,mode=777 tmpfs "$small"; then
+    trap 'as_root umount "$small"' EXIT
+    MLOPS_TEST_SMALL_DISK="$small" store_tests a_full_disk --ignored
+    as_root umount "$small"
+    trap - EXIT
+else
+    echo "not allowed to mount a small file system: the full disk is not tested"
+fi
+if [ "$(id -u)" = 0 ]; then
+    # The superuser has every permission, so somebody else runs this one.
+    cp "$(cargo test --locked -p mlops-core --features s3 --test it --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p')" "$small/it"
+    chmod 755 "$small" "$small/it"
+    (cd / && setpriv --reuid 65534 --regid 65534 --clear-groups "$small/it" a_directory_without_permission)
+    rm "$small/it"
+fi
+rmdir "$small"
+MLOPS_TEST_STREAM_MIB=5120 TMPDIR="$work" store_tests a_large_blob --nocapture
 
 step "the report in a browser"
 if ! command -v chromium > /dev/null; then

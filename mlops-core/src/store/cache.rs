@@ -215,17 +215,33 @@ impl<S: ArtifactStore, C: ArtifactStore> CacheStore<S, C> {
 
     /// Runs `work` while nobody else works on that key.
     async fn alone<T>(&self, key: &str, work: impl Future<Output = T>) -> T {
-        let busy = || self.state.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = Arc::clone(busy().entry(key.to_owned()).or_default());
-        let guard = turn.lock().await;
-        let done = work.await;
-        drop(guard);
-        let mut busy = busy();
-        // The map's and this one: nobody waits.
-        if Arc::strong_count(&turn) == 2 {
-            busy.remove(key);
+        let lock = Arc::clone(self.state.busy().entry(key.to_owned()).or_default());
+        let turn = Turn { state: &self.state, key, lock };
+        let _locked = turn.lock.lock().await;
+        work.await
+    }
+}
+
+impl State {
+    fn busy(&self) -> MutexGuard<'_, HashMap<String, Arc<futures::lock::Mutex<()>>>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Work on one key, waiting or going on.
+struct Turn<'a> {
+    state: &'a State,
+    key: &'a str,
+    lock: Arc<futures::lock::Mutex<()>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut busy = self.state.busy();
+        // The map's and this one: nobody else waits.
+        if Arc::strong_count(&self.lock) == 2 {
+            busy.remove(self.key);
         }
-        done
     }
 }
 

@@ -46,6 +46,10 @@ impl EncryptionKey {
         &self.0
     }
 
+    fn cipher(&self) -> XChaCha20Poly1305 {
+        XChaCha20Poly1305::new(self.expose().into())
+    }
+
     /// Tells this key from others of its name, and nothing else.
     fn mark(&self) -> [u8; 8] {
         let mark = blake3::derive_key("mlops-core 2026 encrypted store: mark of a key", &*self.0);
@@ -211,7 +215,7 @@ impl<S: ArtifactStore> EncryptedStore<S> {
         raw[40..48].copy_from_slice(&secret.mark());
         raw[48..67].copy_from_slice(&XNonce::try_generate().map_err(no_randomness)?[..19]);
         raw[67..].copy_from_slice(&bytes.to_le_bytes());
-        let header = Header { raw, cipher: XChaCha20Poly1305::new(&Key::from(*secret.0)), bytes };
+        let header = Header { raw, cipher: secret.cipher(), bytes };
         let associated = header.associated(key);
         let mut out = BytesMut::with_capacity(usize::try_from(stored(bytes)).unwrap_or(0));
         out.extend_from_slice(&raw);
@@ -248,7 +252,7 @@ impl<S: ArtifactStore> EncryptedStore<S> {
         if secret.mark() != raw[40..48] {
             return Err(wrong("which is not the provider's key of that name"));
         }
-        Ok(Header { raw: *raw, cipher: XChaCha20Poly1305::new(&Key::from(*secret.0)), bytes })
+        Ok(Header { raw: *raw, cipher: secret.cipher(), bytes })
     }
 
     /// Decrypts segments from number `first` on.

@@ -28,6 +28,7 @@ const BATCH: usize = 256;
 /// # Contract
 /// - **Complete.** A digest that anything it keeps refers to is named. Of a blob, its digest is enough.
 /// - **Fresh.** What was acknowledged before the call is named.
+/// - **Quick.** It is asked twice, and commits wait the second time: after eight minutes the lock is lost.
 /// - **Errors** stop the collection before anything is deleted; a part of the answer is never used.
 #[async_trait]
 pub trait Roots: Send + Sync {
@@ -109,7 +110,7 @@ impl Collector {
         let young = options.clock.now().checked_sub_signed(grace);
         let mut sweep =
             Sweep { options, live: BTreeSet::new(), lists: BTreeMap::new(), young, collected: Collected::default() };
-        sweep.mark().await?;
+        sweep.mark(None).await?;
         let mut waiting = VecDeque::new();
         let mut looked = Collected { dry_run: options.dry_run, ..Collected::default() };
         {
@@ -194,6 +195,13 @@ struct Sweep<'a> {
     collected: Collected,
 }
 
+async fn keep(lock: Option<&Claim>) -> Result<()> {
+    match lock {
+        Some(lock) => lock.keep().await,
+        None => Ok(()),
+    }
+}
+
 /// One listing, sorted out.
 #[derive(Default)]
 struct Listed {
@@ -205,16 +213,20 @@ struct Listed {
 
 impl Sweep<'_> {
     /// Asks all roots, and reads the lists of chunks that are new or changed.
-    async fn mark(&mut self) -> Result<()> {
+    async fn mark(&mut self, lock: Option<&Claim>) -> Result<()> {
         let mut named = BTreeSet::new();
         for root in &self.options.roots {
             root.live(&mut named).await?;
+            keep(lock).await?;
         }
-        let (store, settled) = (&self.options.store, self.options.clock.now() - SKEW);
+        let skew = TimeDelta::from_std(SKEW).unwrap_or_default();
+        let settled = self.options.clock.now().checked_sub_signed(skew).unwrap_or(Timestamp::MIN_UTC);
+        let store = &self.options.store;
         let mut listings =
             stream::iter(prefixes(&KINDS[..1])).map(async |prefix| store.list(&prefix).await).buffered(PARALLEL);
         let mut changed = Vec::new();
         while let Some(listing) = listings.try_next().await? {
+            keep(lock).await?;
             let wanted = listing.into_iter().filter_map(|list| Some((digest_of(&list)?, list)));
             changed.extend(wanted.filter(|(digest, list)| {
                 named.contains(digest) && self.lists.get(digest) != Some(&(list.modified, list.bytes))
@@ -235,6 +247,7 @@ impl Sweep<'_> {
         };
         let mut lists = stream::iter(changed).map(read).buffer_unordered(PARALLEL);
         while let Some((digest, list, chunks)) = lists.try_next().await? {
+            keep(lock).await?;
             self.live.extend(chunks);
             // Where times are coarse, a list that is rewritten at once may look the same.
             if list.modified < settled {
@@ -270,7 +283,7 @@ impl Sweep<'_> {
     /// Sweeps the first of the waiting prefixes, for as long as commits may have to wait.
     async fn run(&mut self, lock: &Claim, waiting: &mut VecDeque<String>) -> Result<()> {
         let begin = Instant::now();
-        self.mark().await?;
+        self.mark(Some(lock)).await?;
         while let Some(prefix) = waiting.front() {
             let mut listed = self.sort(prefix).await?;
             let garbage = std::mem::take(&mut listed.garbage);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
+use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -24,6 +25,14 @@ pub(super) const LOCKS: &str = "gc/";
 /// and the end of the call that follows.
 pub(super) const SKEW: Duration = Duration::from_secs(60);
 const TTL: Duration = Duration::from_secs(600);
+/// The longest a claim may hold without being renewed.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// The time `by` after `at`, or the last one there is.
+fn after(at: Timestamp, by: Duration) -> Timestamp {
+    let by = TimeDelta::from_std(by).unwrap_or(TimeDelta::MAX);
+    at.checked_add_signed(by).unwrap_or(Timestamp::MAX_UTC)
+}
 
 /// What an announcement says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,13 +75,12 @@ impl Claim {
         holder: &str,
         ttl: Duration,
     ) -> Result<Self> {
-        if ttl <= 2 * SKEW {
-            return Err(Error::invalid(
-                "ttl",
-                format!("must be more than {:?}, twice what clocks may differ by", 2 * SKEW),
-            ));
+        if ttl <= 2 * SKEW || ttl > LONGEST {
+            let reason =
+                format!("must be more than {:?}, twice what clocks may differ by, and at most a day", 2 * SKEW);
+            return Err(Error::invalid("ttl", reason));
         }
-        let (key, expires) = (format!("{prefix}{}", Uuid::new_v4()), clock.now() + ttl);
+        let (key, expires) = (format!("{prefix}{}", Uuid::new_v4()), after(clock.now(), ttl));
         let claim = Self { store, clock, key, holder: holder.to_owned(), ttl, expires: Mutex::new(expires) };
         claim.store.put_opts(&claim.key, claim.notice(expires)?, PutMode::Create).await?;
         Ok(claim)
@@ -89,7 +97,7 @@ impl Claim {
 
     /// Whether it holds still, by anybody's clock.
     pub(super) fn check(&self) -> Result<()> {
-        if self.clock.now() + SKEW < self.expires() { Ok(()) } else { Err(self.lost()) }
+        if after(self.clock.now(), SKEW) < self.expires() { Ok(()) } else { Err(self.lost()) }
     }
 
     fn lost(&self) -> Error {
@@ -102,7 +110,7 @@ impl Claim {
             Err(Error::NotFound { .. }) => return Err(self.lost()),
             found => found?,
         };
-        let expires = self.clock.now() + self.ttl;
+        let expires = after(self.clock.now(), self.ttl);
         self.check()?;
         self.store.put(&self.key, self.notice(expires)?).await?;
         // A renewal that arrived late may have come after a collection that saw none.
@@ -114,7 +122,7 @@ impl Claim {
     /// Renews it when half of its time is over.
     pub(super) async fn keep(&self) -> Result<()> {
         self.check()?;
-        if self.clock.now() + self.ttl / 2 < self.expires() { Ok(()) } else { self.renew().await }
+        if after(self.clock.now(), self.ttl / 2) < self.expires() { Ok(()) } else { self.renew().await }
     }
 
     pub(super) async fn release(&self) -> Result<()> {
@@ -177,7 +185,8 @@ pub(super) fn unavailable<S: ArtifactStore + ?Sized>(
 #[derive(Debug)]
 pub(super) struct Patience {
     delays: backon::ExponentialBackoff,
-    until: Instant,
+    /// For ever, if there is no such time.
+    until: Option<Instant>,
     hurry: bool,
 }
 
@@ -188,12 +197,12 @@ impl Patience {
             .with_max_delay(Duration::from_secs(1))
             .without_max_times()
             .with_jitter();
-        Self { delays: delays.build(), until: Instant::now() + wait, hurry }
+        Self { delays: delays.build(), until: Instant::now().checked_add(wait), hurry }
     }
 
     /// Waits; false if the time is over.
     pub(super) async fn wait(&mut self) -> bool {
-        let left = self.until.saturating_duration_since(Instant::now());
+        let left = self.until.map_or(Duration::MAX, |until| until.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return false;
         }
@@ -311,7 +320,7 @@ impl LeaseBuilder {
         self
     }
 
-    /// How long it holds unless renewed, more than two minutes (default ten).
+    /// How long it holds unless renewed, more than two minutes and at most a day (default ten minutes).
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.ttl = ttl;
         self

@@ -243,7 +243,7 @@ async fn put_chunk<S: ArtifactStore + ?Sized>(
 /// Rewrites an object that is older than half of the usual grace, for a writer without a lease.
 async fn keep_young<S: ArtifactStore + ?Sized>(store: &S, key: &str, data: &Bytes) -> Result<()> {
     let young = match store.head(key).await {
-        Ok(meta) => SystemClock.now() < meta.modified + gc::GRACE / 2,
+        Ok(meta) => (SystemClock.now() - meta.modified).to_std().ok().is_none_or(|age| age < gc::GRACE / 2),
         Err(Error::NotFound { .. }) => false,
         Err(error) => return Err(error),
     };

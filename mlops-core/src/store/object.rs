@@ -52,6 +52,8 @@ impl ObjectArtifactStore {
             other => {
                 let passing = match status {
                     Some(status) => status >= 500 || matches!(status, 408 | 429) || undecided,
+                    // A redirect is to another region, which is an option.
+                    None if said(&other, "Received redirect").is_some() => false,
                     None => matches!(other, E::Generic { .. } | E::JoinError { .. }),
                 };
                 Error::Backend {

@@ -45,14 +45,14 @@ impl<S: ArtifactStore> RetryStore<S> {
     }
 
     fn attempts(&self) -> Attempts {
-        Attempts { delays: self.delays.build(), until: Instant::now() + self.elapsed }
+        Attempts { delays: self.delays.build(), until: Instant::now().checked_add(self.elapsed) }
     }
 }
 
 /// What is left of the attempts at one call.
 struct Attempts {
     delays: backon::ExponentialBackoff,
-    until: Instant,
+    until: Option<Instant>,
 }
 
 impl Attempts {
@@ -62,7 +62,7 @@ impl Attempts {
             return Err(error);
         }
         match self.delays.next() {
-            Some(delay) if Instant::now() + delay < self.until => {
+            Some(delay) if self.until.is_none_or(|until| Instant::now() + delay < until) => {
                 super::pause(delay).await;
                 Ok(())
             }

@@ -18,6 +18,7 @@ mod sinks;
 mod store_encryption;
 mod store_gc;
 mod store_layers;
+mod store_limits;
 #[cfg(feature = "s3")]
 mod store_s3;
 mod tokens;

@@ -195,8 +195,13 @@ async fn a_lease_that_expired_acknowledges_nothing_and_is_removed() {
     clock.advance(Duration::from_secs(61));
     collect(&store, &clock).await.unwrap();
     assert!(store.list("leases/").await.unwrap().is_empty());
-    let short = Lease::builder(Arc::clone(&store), Arc::new(clock.clone())).ttl(Duration::from_secs(100));
-    assert!(matches!(short.acquire().await, Err(Error::InvalidInput { .. })));
+    for ttl in [Duration::from_secs(100), Duration::MAX] {
+        let odd = Lease::builder(Arc::clone(&store), Arc::new(clock.clone())).ttl(ttl);
+        assert!(matches!(odd.acquire().await, Err(Error::InvalidInput { .. })));
+    }
+    let patient = Lease::builder(Arc::clone(&store), Arc::new(clock.clone())).wait(Duration::MAX).acquire().await;
+    patient.unwrap().release().await.unwrap();
+    collector(&store, &clock).grace(Duration::MAX).wait(Duration::MAX).build().unwrap().collect().await.unwrap();
 }
 
 /// What many committers, collectors, kills and the clock do to one store, in an order that the seed decides. Returns how
