@@ -69,7 +69,7 @@ else
 fi
 if [ "$(id -u)" = 0 ]; then
     # The superuser has every permission, so somebody else runs this one.
-    cp "$(cargo test --locked -p mlops-core --features s3 --test it --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p')" "$small/it"
+    cp "$(cargo test --locked -p mlops-core --features s3,cedar --test it --no-run 2>&1 | sed -n 's/.*(\(.*\))$/\1/p')" "$small/it"
     chmod 755 "$small" "$small/it"
     (cd / && setpriv --reuid 65534 --regid 65534 --clear-groups "$small/it" a_directory_without_permission)
     rm "$small/it"
