@@ -506,7 +506,8 @@ pub mod audit_log {
     }
 }
 
-/// Tests of [`TokenStore`]'s contract: `token_store_conformance!(name, ((store, its audit log), keep_alive))`.
+/// Tests of [`TokenStore`](crate::auth::token::TokenStore)'s contract:
+/// `token_store_conformance!(name, ((store, its audit log), keep_alive))`.
 #[macro_export]
 macro_rules! token_store_conformance {
     ($suite:ident, $fresh:expr) => {
