@@ -101,7 +101,7 @@ impl ColumnStats {
             let numbers = cast(array, &DataType::Float64)?;
             seen.numbers(numbers.as_primitive::<Float64Type>().iter().flatten(), Value::Float);
         } else if *kind == DataType::UInt64 {
-            // Half of them are no i64; as floats their bounds are right to a relative 1e-16, and widened by that.
+            // Half of them are no `i64`, and as floats their bounds would be rounded: it has none.
             let numbers = cast(array, &DataType::Float64)?;
             seen.numbers(numbers.as_primitive::<Float64Type>().iter().flatten(), Value::Float);
             seen.min = None;
