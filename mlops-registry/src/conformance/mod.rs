@@ -1,0 +1,89 @@
+//! Conformance suites: one function per sentence of a contract, runnable on any backend, this crate's or yours.
+//!
+//! Each macro makes a module of named tests. Its second argument is evaluated for each test, may `.await`, and gives a
+//! fresh, empty backend with something to keep alive beside it (a temporary directory, or `()`). The backend must use
+//! the built-in [`RoleTable`](mlops_core::RoleTable).
+//!
+//! ```
+//! use mlops_core::store::MemoryStore;
+//! use mlops_registry::SqlRegistry;
+//! # use std::sync::Arc;
+//! mlops_registry::tracking_store_conformance!(tracking, {
+//!     (SqlRegistry::builder().artifacts(MemoryStore::default()).open_in_memory().await.unwrap(), ())
+//! });
+//! // A registry comes with the artifact store that it finds packages in.
+//! mlops_registry::model_registry_conformance!(registry, {
+//!     let store = MemoryStore::default();
+//!     let registry = SqlRegistry::builder().artifacts(store.clone()).open_in_memory().await.unwrap();
+//!     (registry, store, ())
+//! });
+//! # fn main() {}
+//! ```
+//!
+//! The crate that uses a macro needs `tokio` with its `macros` and `rt` features. A failed check panics, as a test does.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // these functions are tests: panicking is how they report
+
+use mlops_core::{Principal, Role};
+
+pub mod model_registry;
+pub mod tracking_store;
+
+fn who(name: &str, role: Role) -> Principal {
+    Principal::new(name).with_role(role)
+}
+
+/// Tests of [`TrackingStore`]'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
+#[macro_export]
+macro_rules! tracking_store_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::tracking_store_conformance!(@ $suite, $fresh;
+            experiments_are_idempotent_by_name, runs_are_idempotent_by_id, what_was_logged_is_there,
+            params_keep_their_first_value, a_refused_batch_leaves_nothing, tags_take_the_last_value,
+            metrics_keep_nan_and_infinity, the_latest_metric_is_by_step_time_value, repeated_points_are_one,
+            inputs_and_artifacts_are_idempotent, runs_end_once, runs_are_listed_newest_first,
+            missing_things_are_not_found, only_those_who_may_track, bad_input_is_refused,
+            concurrent_batches_all_arrive);
+    };
+    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+        mod $suite {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let (fresh, _alive) = $fresh;
+                    $crate::conformance::tracking_store::$case(&fresh).await;
+                }
+            )+
+        }
+    };
+}
+
+/// Tests of [`ModelRegistry`]'s contract: `model_registry_conformance!(name, (registry, artifact_store, keep_alive))`.
+#[macro_export]
+macro_rules! model_registry_conformance {
+    ($suite:ident, $fresh:expr) => {
+        $crate::model_registry_conformance!(@ $suite, $fresh;
+            models_are_idempotent_by_name, versions_count_from_one, a_repeated_version_is_the_same,
+            a_version_needs_its_package, concurrent_versions_leave_no_gap, an_unprotected_alias_moves_on_request,
+            a_protected_alias_needs_its_approvals, four_eyes_hold_whatever_the_role, approvals_count_people,
+            evidence_must_have_passed, of_two_requests_one_wins, concurrent_promotions_move_once,
+            a_rejected_request_keeps_its_reason, decided_is_decided, repeated_calls_change_nothing,
+            rollbacks_undo_one_by_one, a_rollback_makes_open_requests_stale, aliases_travel_in_time,
+            names_are_checked, missing_things_are_not_found, each_call_needs_its_permission,
+            events_tell_every_change, evidence_reads_back);
+    };
+    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+        mod $suite {
+            #[allow(unused_imports)]
+            use super::*;
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let (fresh, artifacts, _alive) = $fresh;
+                    $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
+                }
+            )+
+        }
+    };
+}
