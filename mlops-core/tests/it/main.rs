@@ -7,6 +7,7 @@ mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
 mod dataset_crashes;
+mod dataset_guard;
 mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;
