@@ -30,6 +30,7 @@ mod parquet;
 mod retention;
 mod segment;
 mod stats;
+mod trail;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};

@@ -6,6 +6,7 @@ mod auth;
 mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod dataset_audit;
 mod dataset_crashes;
 mod dataset_guard;
 mod datasets;
