@@ -44,6 +44,11 @@ impl OpenLineageSchemas {
         Self(validators)
     }
 
+    /// The URLs of the schemas.
+    pub fn urls(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// What is wrong with an event or one of its facets.
     #[must_use]
     pub fn faults(&self, event: &Value) -> Vec<String> {

@@ -231,10 +231,10 @@ impl ParquetDatasets {
         version.digest = version.digest_of()?;
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
-        lease.check()?;
         let manifest = crate::json::to_canonical(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
         let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
+        lease.check()?;
         let version = loop {
             match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
                 Ok(()) => break version,

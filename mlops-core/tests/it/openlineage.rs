@@ -95,8 +95,8 @@ fn every_kind_of_event_with_every_facet_is_valid() {
         assert_eq!(schemas.faults(&value(&least)), [""; 0]);
     }
     let used: Vec<String> = ours(&everything(EventType::Start)).to_string().split('"').map(str::to_owned).collect();
-    for url in schemas.0.keys().filter(|url| url.contains("Facet.json#") && url.ends_with("Facet")) {
-        assert!(used.contains(url), "no facet of {url} was checked");
+    for url in schemas.urls().filter(|url| url.contains("Facet.json#") && url.ends_with("Facet")) {
+        assert!(used.iter().any(|word| word == url), "no facet of {url} was checked");
     }
 }
 

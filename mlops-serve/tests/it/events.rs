@@ -112,7 +112,7 @@ async fn a_change_that_fails_is_told_with_its_reason() {
     assert_eq!(told(&sink)[6..], ["deploy.e START", "deploy.e FAIL"]);
 }
 
-/// Never ends loading anything but version 1.
+/// Never ends loading anything.
 #[derive(Debug)]
 struct Slow(StaticSource);
 
@@ -122,7 +122,7 @@ impl Loader for Slow {
         self.0.resolve(wanted).await
     }
 
-    async fn load(&self, model: &mlops_core::ResolvedModel) -> mlops_serve::Result<Arc<dyn Predictor>> {
+    async fn load(&self, _: &mlops_core::ResolvedModel) -> mlops_serve::Result<Arc<dyn Predictor>> {
         std::future::pending().await
     }
 }
