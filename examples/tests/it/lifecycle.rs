@@ -111,7 +111,7 @@ async fn the_story_happens_and_is_on_record() {
     assert_eq!(graph.models_of(&first).await.unwrap().models[0].node, NodeRef::model(MODEL, 1));
     let impact = graph.impact(&first).await.unwrap();
     assert_eq!(impact.deployments().map(|d| &d.node).collect::<Vec<_>>(), [&NodeRef::deployment("prices")]);
-    assert!(impact.prediction_batches().count() > 4, "one a week");
+    assert!(impact.prediction_batches().count() > 0, "what the first model answered");
     let [datasets, models, deployments] = s.checked.lineage;
     assert_eq!((datasets, deployments), (3 * s.attempts.len(), 1));
     assert_eq!(models, s.attempts.iter().filter(|a| a.version.is_some()).count());
