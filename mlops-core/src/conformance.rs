@@ -12,6 +12,8 @@
 //! The crate that uses a macro needs `tokio` with its `macros` and `rt` features. A failed check panics, as a test does.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // these functions are tests: panicking is how they report
 
+mod openlineage;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
 
+pub use self::openlineage::OpenLineageSchemas;
 use crate::audit::{AuditEvent, AuditLog, AuditLogExt, export, verify_export};
 use crate::clock::from_micros;
 #[cfg(feature = "datasets")]
@@ -754,34 +757,6 @@ pub mod lineage_sink {
         sink.flush().await;
         assert_eq!(adds_up(sink).delivered, adds_up(sink).emitted, "{sink}");
     }
-}
-
-/// The JSON schemas that lineage events follow: of OpenLineage 2-0-2, of its facets and of our own. Each has its name
-/// under `$id`, and every `$ref` of one leads to another.
-#[must_use]
-pub fn openlineage_schemas() -> Vec<serde_json::Value> {
-    macro_rules! schemas {
-        ($($file:literal),+ $(,)?) => { [$(include_str!(concat!("../schemas/", $file, ".json"))),+] };
-    }
-    let texts = schemas!(
-        "openlineage/OpenLineage",
-        "openlineage/facets/ColumnLineageDatasetFacet",
-        "openlineage/facets/DataQualityMetricsDatasetFacet",
-        "openlineage/facets/DataQualityMetricsInputDatasetFacet",
-        "openlineage/facets/DatasetVersionDatasetFacet",
-        "openlineage/facets/ErrorMessageRunFacet",
-        "openlineage/facets/JobTypeJobFacet",
-        "openlineage/facets/NominalTimeRunFacet",
-        "openlineage/facets/ParentRunFacet",
-        "openlineage/facets/SchemaDatasetFacet",
-        "openlineage/facets/SourceCodeLocationJobFacet",
-        "MlopsDeploymentDatasetFacet",
-        "MlopsEnvironmentRunFacet",
-        "MlopsModelDatasetFacet",
-        "MlopsPredictionsDatasetFacet",
-        "MlopsStepRunFacet",
-    );
-    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
 }
 
 /// Tests of [`InferenceSink`]'s and [`InferenceLog`]'s contracts, for a type that is both:

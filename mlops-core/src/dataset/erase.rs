@@ -56,6 +56,11 @@ impl Erasure {
         self
     }
 
+    pub(super) fn by(mut self, by: &str) -> Self {
+        by.clone_into(&mut self.by);
+        self
+    }
+
     fn rows(&self) -> Expr {
         col(&self.column).is_in(self.values.iter().cloned())
     }

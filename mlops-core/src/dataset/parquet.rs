@@ -12,16 +12,16 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::segment::{self, Segmenter};
 use super::stats::{self, ColumnSketch, ColumnStats};
+use super::trail::{self, Announced, Change};
 use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
     Scan, Tag, blocking, check_schema, files, same_columns,
 };
 use crate::audit::{AuditEvent, AuditLog};
-use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, check_name};
+use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, alone, check_name, is_whole};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
 /// The most partitions of one commit.
@@ -39,12 +39,13 @@ const PARALLEL: usize = 2;
 /// ```text
 /// datasets/NAME/DIGEST        manifest of a version     artifacts/, chunks/   its files, schema and sketches
 /// tags/NAME/TAG/REVISION      each move of a tag        removed/NAME/DIGEST   what was removed, when and why
+/// pending/NAME/ID             a change that may not be in the audit log yet
 /// ```
 #[derive(Clone, Debug)]
 pub struct ParquetDatasets {
-    store: Arc<dyn ArtifactStore>,
-    clock: Arc<dyn Clock>,
-    audit: Option<Arc<dyn AuditLog>>,
+    pub(super) store: Arc<dyn ArtifactStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) audit: Option<Arc<dyn AuditLog>>,
 }
 
 impl ParquetDatasets {
@@ -60,19 +61,13 @@ impl ParquetDatasets {
         self
     }
 
-    /// Where commits, moves of tags and removals are recorded. An entry is appended once the change is made: after a crash
-    /// between the two, repeat the commit. A tag that moved or a version that went has its own record in the store.
+    /// Where commits, moves of tags and removals are recorded. A change is acknowledged once its entry is in the log. One
+    /// that was made by a process that crashed before that has its entry before the next change of that dataset is made,
+    /// or by [`reconcile_audit`](Self::reconcile_audit).
     #[must_use]
     pub fn audit(mut self, log: impl AuditLog) -> Self {
         self.audit = Some(Arc::new(log));
         self
-    }
-
-    async fn record(&self, event: impl FnOnce() -> AuditEvent) -> Result<()> {
-        match &self.audit {
-            Some(log) => log.append(event()).await.map(drop),
-            None => Ok(()),
-        }
     }
 
     async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
@@ -155,7 +150,8 @@ impl ParquetDatasets {
         Ok((schema, written))
     }
 
-    async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<DatasetVersion> {
+    /// Commits as long as the lease holds, and says whether it did to the end.
+    async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<(DatasetVersion, Announced, Result<()>)> {
         if let Some(Base::Append(before) | Base::ReplacePartitions(before)) = &new.base {
             // Should it be removed from here on, its files stay while the lease is held.
             self.version(&before.name, &before.digest).await?;
@@ -235,35 +231,55 @@ impl ParquetDatasets {
         version.digest = version.digest_of()?;
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
-        lease.check()?;
         let manifest = crate::json::to_canonical(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
-        match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
-            Ok(()) => {
-                if let Err(expired) = lease.check() {
-                    // A collection may have taken what it names.
-                    self.store.delete(&key).await?;
+        let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
+        lease.check()?;
+        let version = loop {
+            match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
+                Ok(()) => break version,
+                Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
+                    // What is there is damaged: the same version, written anew, mends it.
+                    Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
+                        self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
+                        break version;
+                    }
+                    // Removed since.
+                    Err(Error::NotFound { .. }) => {}
+                    known => break known?,
+                },
+                Err(error) => return Err(error),
+            }
+        };
+        Ok((version, announced, lease.check()))
+    }
+
+    /// Decides about a manifest that came after its lease was over: a collection may have taken what it names. Others may
+    /// have committed the same version, found the manifest and acknowledged it, whoever wrote it; so it goes only if
+    /// something is missing while nobody commits: whoever has acknowledged it has seen to it that nothing is.
+    async fn settle(&self, version: &DatasetVersion, expired: Error) -> Result<()> {
+        let lock = alone(&self.store, &self.clock).await?;
+        let settled = async {
+            for digest in named(version) {
+                lock.keep().await?;
+                if !is_whole(&*self.store, &digest).await? {
+                    lock.check()?;
+                    self.store.delete(&Self::manifest_key(&version.name, &version.digest)).await?;
                     return Err(expired);
                 }
-                Ok(version)
             }
-            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
-                // What is there is damaged: the same version, written anew, mends it.
-                Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
-                    self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
-                    Ok(version)
-                }
-                known => known,
-            },
-            Err(error) => Err(error),
-        }
+            lock.check()
+        };
+        let settled = settled.await;
+        lock.release().await.ok();
+        settled
     }
 
     fn manifest_key(name: &str, digest: &Digest) -> String {
         format!("datasets/{name}/{digest}")
     }
 
-    async fn grave(&self, name: &str, digest: &Digest) -> Result<Option<Grave>> {
+    pub(super) async fn grave(&self, name: &str, digest: &Digest) -> Result<Option<Grave>> {
         match self.store.get(&format!("removed/{name}/{digest}")).await {
             Ok(grave) => Ok(serde_json::from_slice(&grave).ok()),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -304,11 +320,20 @@ impl Written {
 
 /// What stays of a version that was removed.
 #[derive(Serialize, Deserialize)]
-struct Grave {
+pub(super) struct Grave {
     parent: Option<crate::package::DatasetRef>,
     created_at: Timestamp,
-    rows: u64,
-    removal: Removal,
+    pub(super) rows: u64,
+    pub(super) removal: Removal,
+    /// What the audit log says of its commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) committed: Option<AuditEvent>,
+}
+
+/// All artifacts that a version names.
+fn named(version: &DatasetVersion) -> impl Iterator<Item = Digest> {
+    let files = version.files.iter().map(|file| file.blob.digest);
+    files.chain(version.sketches).chain([version.schema])
 }
 
 fn encode_schema(schema: &Schema) -> Result<Bytes> {
@@ -392,18 +417,16 @@ impl fmt::Display for ParquetDatasets {
 impl DatasetStore for ParquetDatasets {
     async fn commit(&self, new: NewDataset) -> Result<DatasetVersion> {
         new.check()?;
+        self.reconcile(&new.name).await?;
         let lease = Lease::acquire(Arc::clone(&self.store), Arc::clone(&self.clock)).await?;
         let committed = self.commit_under(new, &lease).await;
         // A lease that cannot be removed expires; the commit stands or fell without it.
         lease.release().await.ok();
-        let version = committed?;
-        self.record(|| {
-            let DatasetVersion { name, digest, rows, parent, source, .. } = &version;
-            let after = json!({"version": digest, "rows": rows, "parent": parent, "source": source});
-            AuditEvent::new(version.created_at, &version.author, "dataset.commit", format!("dataset {name}"))
-                .change(Value::Null, after)
-        })
-        .await?;
+        let (version, announced, held) = committed?;
+        if let Err(expired) = held {
+            self.settle(&version, expired).await?;
+        }
+        self.record(announced, trail::committed(&version)).await?;
         Ok(version)
     }
 
@@ -488,7 +511,7 @@ impl DatasetStore for ParquetDatasets {
 
     async fn tag(&self, change: MoveTag) -> Result<Tag> {
         let MoveTag { dataset, tag, to, from, by, at } = change;
-        check_name("dataset name", &dataset)?;
+        self.reconcile(&dataset).await?;
         check_name("tag", &tag)?;
         let now = self.newest(&dataset, &tag).await?;
         let seen = now.as_ref().and_then(|tag| tag.version);
@@ -504,18 +527,15 @@ impl DatasetStore for ParquetDatasets {
         }
         let revision = now.map_or(1, |tag| tag.revision + 1);
         let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
-        let key = format!("tags/{dataset}/{tag}/{revision:020}");
         let data = crate::json::to_canonical(&moved)?;
-        match self.store.put_opts(&key, data.into(), PutMode::Create).await {
+        let announced = self.announce(&dataset, Change::Tag(tag.clone(), revision)).await?;
+        match self.store.put_opts(&trail::tag_key(&dataset, &tag, revision), data.into(), PutMode::Create).await {
             Ok(()) => {
-                self.record(|| {
-                    AuditEvent::new(at, &moved.by, "dataset.tag", format!("dataset {dataset}@{tag}"))
-                        .change(json!(from), json!(to))
-                })
-                .await?;
+                self.record(announced, trail::tagged(&dataset, from, &moved)).await?;
                 Ok(moved)
             }
             Err(Error::AlreadyExists { .. }) => {
+                self.retract(announced).await;
                 Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
             }
             Err(error) => Err(error),
@@ -538,24 +558,26 @@ impl DatasetStore for ParquetDatasets {
     }
 
     async fn remove(&self, version: &DatasetVersion, removal: Removal) -> Result<()> {
-        check_name("dataset name", &version.name)?;
+        self.reconcile(&version.name).await?;
         if let Some(tag) = self.tags(&version.name).await?.iter().find(|t| t.version == Some(version.digest)) {
             let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
             return Err(Error::invalid("dataset version", reason));
         }
         let (name, digest) = (&version.name, &version.digest);
-        let grave =
-            Grave { parent: version.parent.clone(), created_at: version.created_at, rows: version.rows, removal };
-        let event = AuditEvent::new(grave.removal.at, &grave.removal.by, "dataset.remove", format!("dataset {name}"))
-            .change(json!({"version": digest, "rows": version.rows}), Value::Null)
-            .because(&grave.removal.reason);
-        let grave = crate::json::to_canonical(&grave)?;
-        match self.store.put_opts(&format!("removed/{name}/{digest}"), grave.into(), PutMode::Create).await {
-            Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+        let stored = match self.version(name, digest).await {
+            Ok(stored) => stored,
+            Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => version.clone(),
+            Err(Error::NotFound { .. }) if self.grave(name, digest).await?.is_some() => return Ok(()),
             Err(error) => return Err(error),
-        }
+        };
+        let committed = Some(trail::committed(&stored));
+        let DatasetVersion { parent, created_at, rows, .. } = stored;
+        let grave = Grave { parent, created_at, rows, removal, committed };
+        let announced = self.announce(name, Change::Remove(*digest)).await?;
+        // One that is there is of an earlier removal: of a version that came back, or one that was not carried out.
+        self.store.put(&format!("removed/{name}/{digest}"), crate::json::to_canonical(&grave)?.into()).await?;
         self.store.delete(&Self::manifest_key(name, digest)).await?;
-        self.record(|| event).await
+        self.record(announced, trail::removed(name, digest, &grave)).await
     }
 }
 
@@ -565,9 +587,7 @@ impl Roots for ParquetDatasets {
     async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
         for name in self.names().await? {
             for version in self.versions(&name).await? {
-                live.insert(version.schema);
-                live.extend(version.sketches);
-                live.extend(version.files.iter().map(|file| file.blob.digest));
+                live.extend(named(&version));
             }
         }
         Ok(())

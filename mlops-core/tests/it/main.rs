@@ -6,7 +6,9 @@ mod auth;
 mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod dataset_audit;
 mod dataset_crashes;
+mod dataset_guard;
 mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;
