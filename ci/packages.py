@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 
+import mlflow.pyfunc
 from cryptography.hazmat.primitives import serialization as form
 from cryptography.hazmat.primitives.asymmetric import ec
 from model_signing import hashing, signing, verifying
@@ -61,19 +62,14 @@ def key(name, curve):
     return work / f"{name}.pem", work / f"{name}.pub.pem"
 
 
+class Model(mlflow.pyfunc.PythonModel):
+    def predict(self, context, model_input, params=None):
+        return model_input
+
+
 def model(folder):
-    """What mlflow writes where it is installed, else the same files with small contents."""
-    try:
-        import mlflow.pyfunc
-
-        class Model(mlflow.pyfunc.PythonModel):
-            def predict(self, context, model_input, params=None):
-                return model_input
-
-        mlflow.pyfunc.save_model(folder, python_model=Model(), pip_requirements=[])
-    except ModuleNotFoundError:
-        folder.mkdir()
-        (folder / "MLmodel").write_text("flavors:\n  python_function: {loader_module: m}\nmlflow_version: 3.17.2\n")
+    """What mlflow writes, and names that are sorted, escaped or ignored differently by careless programs."""
+    mlflow.pyfunc.save_model(folder, python_model=Model(), pip_requirements=[])
     for path, data in {"d/b c.bin": b"yo", "d.txt": b"", "größe.bin": bytes(range(256)) * 4000, ".gitignore": b"*"}.items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes(data)

@@ -59,7 +59,12 @@ impl Manifest {
         });
         let end = Bytes::from(vec![0; 2 * BLOCK]);
         let pieces = stream::iter([Ok(Bytes::from(first))]).chain(files.try_flatten()).chain(stream::iter([Ok(end)]));
-        Ok(pieces.try_filter(|piece| std::future::ready(!piece.is_empty())).boxed())
+        // Nothing follows an error, so what was written by then is no whole archive.
+        let until_error = pieces.scan(false, |failed, piece| {
+            let ended = std::mem::replace(failed, piece.is_err());
+            std::future::ready((!ended).then_some(piece))
+        });
+        Ok(until_error.try_filter(|piece| std::future::ready(!piece.is_empty())).boxed())
     }
 
     /// Puts the files of a tar archive into a store, in pieces, and saves the package they make. Reads what
