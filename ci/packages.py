@@ -7,10 +7,13 @@ EXAMPLE is the program of mlops-core/examples/package_files.rs, WORK a folder to
 - a directory that mlflow wrote is a package, and comes out byte for byte
 - what we sign, `model_signing` accepts; what it signs, we accept; by SHA-256 and BLAKE3, on P-256 and P-384
 - both refuse any byte changed, any file added, removed or renamed, another key, a bundle cut short or swapped
+- half a GiB is packed, unpacked, signed and verified in 128 MiB of memory
 - our archives are unpacked by tarfile and tar, and theirs by us; equal packages are equal archives
 """
 
+import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -151,4 +154,25 @@ for name, layout in {"pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT}.items
     ok, said = ours("unpack", work / f"{name}-link.tar", work / "never")
     assert not ok and "symbolic link" in said and not (work / "never").exists(), said
 
+large = work / "large"
+shutil.copytree(plain, large)
+with open(large / "weights.bin", "wb") as file:
+    for _ in range(512):
+        file.write(os.urandom(1 << 20))
+for arguments in [
+    ["pack", large, work / "large.tar"],
+    ["unpack", work / "large.tar", work / "large-back"],
+    ["sign", large, keys["p256"][0], work / "large-signed"],
+    ["verify", work / "large-signed", keys["p256"][1]],
+]:
+    ok, said = ours(*arguments)
+    assert ok, said
+assert files(work / "large-back") == files(large)
+peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+assert peak < 128, f"{peak} MiB"
+for name in ["large", "large-back", "large-signed"]:
+    shutil.rmtree(work / name)
+(work / "large.tar").unlink()
+
+print(f"512 MiB packed, unpacked, signed and verified in at most {peak} MiB of memory")
 print(f"{checks} signatures agreed on with model_signing, archives exchanged with tarfile and tar")

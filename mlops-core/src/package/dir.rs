@@ -80,7 +80,7 @@ impl Manifest {
         };
         if finished.is_err() {
             // What is left is of no use; if it cannot be removed either, the error that matters is the first.
-            let _ = fs::remove_dir_all(&partial);
+            let _ = blocking(move || Ok(fs::remove_dir_all(partial))).await;
         }
         finished
     }
