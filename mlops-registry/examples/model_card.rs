@@ -56,7 +56,8 @@ async fn promoted(registry: &SqlRegistry, store: &MemoryStore) -> Result<(), Box
     let rows = DatasetRef { name: "elec2".to_owned(), digest: Digest::of(b"rows") };
     registry.create_experiment(&ana, NewExperiment::new("weekly")).await?;
     let run = registry.start_run(&ana, NewRun::new("weekly").name("mlp")).await?.id();
-    let logged = LogBatch::new().param("lr", 0.01).param("hidden", "[32, 16]").metric("loss", 0.31, 7, SystemClock.now());
+    let logged =
+        LogBatch::new().param("lr", 0.01).param("hidden", "[32, 16]").metric("loss", 0.31, 7, SystemClock.now());
     registry.log_batch(&ana, run, logged).await?;
     registry.log_input(&ana, run, rows.clone(), "training").await?;
     registry.finish_run(&ana, run, RunStatus::Finished).await?;

@@ -179,6 +179,34 @@ async fn only_what_is_missing_is_copied() {
 }
 
 #[tokio::test]
+async fn what_was_there_before_a_copy_is_not_about_to_be_collected() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (MemoryStore::default(), LocalStore::open(dir.path()).unwrap());
+    let large =
+        Bytes::from((0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<_>>());
+    let blob = from.put_blob(stream::iter([Ok(large.clone())])).await.unwrap();
+    let mlmodel = from.put_artifact(PLAIN.into()).await.unwrap();
+    let builder = Manifest::builder().file("weights", &blob).entry(MLMODEL, PLAIN.len() as u64, mlmodel);
+    let digest = builder.build().unwrap().save(&from).await.unwrap();
+    assert_eq!(Manifest::copy(&from, &to, &digest, None).await.unwrap().files, 2);
+    let objects = to.list("").await.unwrap();
+    assert!(objects.len() > 5, "chunks, their list, MLmodel and the package");
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(20 * 3600);
+    for object in &objects {
+        let file = std::fs::File::options().write(true).open(dir.path().join(&object.key)).unwrap();
+        file.set_modified(old).unwrap();
+    }
+    assert_eq!(Manifest::copy(&from, &to, &digest, None).await.unwrap().files, 0, "all of it is there");
+    for object in to.list("").await.unwrap() {
+        assert!(object.modified > (old + std::time::Duration::from_secs(3600)).into(), "{} is still old", object.key);
+    }
+    // A chunk that is gone is found out and written again.
+    to.delete(&objects[0].key).await.unwrap();
+    let copied = Manifest::copy(&from, &to, &digest, None).await.unwrap();
+    copied.manifest.verify(&to).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_directory_goes_in_and_out() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(dir.path().join("store")).unwrap();
