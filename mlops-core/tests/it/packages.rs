@@ -198,7 +198,11 @@ async fn what_was_there_before_a_copy_is_not_about_to_be_collected() {
     }
     assert_eq!(Manifest::copy(&from, &to, &digest, None).await.unwrap().files, 0, "all of it is there");
     for object in to.list("").await.unwrap() {
-        assert!(object.modified > (old + std::time::Duration::from_secs(3600)).into(), "{} is still old", object.key);
+        assert!(
+            object.modified > mlops_core::Timestamp::from(old) + std::time::Duration::from_secs(3600),
+            "{}",
+            object.key
+        );
     }
     // A chunk that is gone is found out and written again.
     to.delete(&objects[0].key).await.unwrap();

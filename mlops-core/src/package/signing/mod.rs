@@ -283,7 +283,7 @@ impl Verifier {
         let (payload, sig) = (decode("payload", &envelope.payload)?, decode("signature", sig)?);
         let hint = bundle.verification_material.public_key.hint.filter(|hint| !hint.is_empty());
         let candidates: Vec<&PublicKey> =
-            self.keys.iter().filter(|key| hint.as_ref().is_none_or(|hint| *hint == key.id)).collect();
+            self.keys.iter().filter(|key| hint.as_ref().is_none_or(|hint| hint == key.id())).collect();
         if let (Some(hint), []) = (&hint, &candidates[..]) {
             let known: Vec<&str> = self.keys.iter().map(PublicKey::id).collect();
             let reason = format!("is by key {hint}, which is none of the trusted ones [{}]", known.join(", "));
@@ -291,7 +291,7 @@ impl Verifier {
         }
         let message = preauthenticated(&payload);
         match candidates.into_iter().find(|key| key.made(&message, &sig)) {
-            Some(key) => Ok((key.id.clone(), payload)),
+            Some(key) => Ok((key.id().to_owned(), payload)),
             None => Err(refused(MODEL_SIG, "has a signature that no trusted key made over its statement")),
         }
     }

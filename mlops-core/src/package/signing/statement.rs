@@ -60,12 +60,12 @@ pub(super) async fn bundle(
     let (key, message) = (signer.public_key(), preauthenticated(&payload));
     let signature = signer.sign(&message).await?;
     if !key.made(&message, &signature) {
-        let reason = format!("gave something else than a DER signature by its public key {}", key.id);
+        let reason = format!("gave something else than a DER signature by its public key {}", key.id());
         return Err(Error::invalid("signer", reason));
     }
     let bundle = json!({
         "mediaType": BUNDLE,
-        "verificationMaterial": {"publicKey": {"hint": key.id}, "tlogEntries": []},
+        "verificationMaterial": {"publicKey": {"hint": key.id()}, "tlogEntries": []},
         "dsseEnvelope": {
             "payload": BASE64_STANDARD.encode(payload),
             "payloadType": PAYLOAD,
