@@ -159,7 +159,7 @@ async fn bombs_are_refused_by_what_they_declare() {
         unpacked_from(&MemoryStore::default(), &tar(&entries), limits).await.unwrap_err().to_string()
     };
     assert!(small(vec![MODEL, (b'0', "w", 500_001, b"")]).await.contains("\"w\" has 500001 bytes"));
-    assert!(small(vec![MODEL, (b'0', "w", 0o7777_7777_777, b"")]).await.contains("more than 500000"));
+    assert!(small(vec![MODEL, (b'0', "w", 0o77_777_777_777, b"")]).await.contains("more than 500000"));
     let size = b"25 size=18446744073709551615\n";
     assert!(small(vec![MODEL, (b'x', "x", 29, size), (b'0', "w", 0, b"")]).await.contains("extended header"));
     let size = b"29 size=18446744073709551615\n";
