@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod card;
 #[cfg(feature = "sqlite")]
 mod check;
 #[cfg(feature = "testing")]
@@ -13,6 +14,7 @@ pub mod registry;
 pub mod sql;
 pub mod tracking;
 
+pub use self::card::ModelCard;
 pub use self::error::{Error, Result};
 pub use self::registry::{
     Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Model, ModelRegistry, ModelVersion,
