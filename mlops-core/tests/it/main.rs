@@ -8,6 +8,8 @@ mod backends;
 mod cedar;
 mod dataset_crashes;
 mod datasets;
+#[cfg(feature = "delta")]
+mod delta;
 #[cfg(feature = "jwt")]
 mod jwt;
 mod lineage;
