@@ -224,7 +224,7 @@ async fn of_two_that_append_one_gets_a_conflict_and_rows_that_replace_all_do_not
     let all: Vec<_> = (0..8)
         .map(|i| {
             let store = store.clone();
-            tokio::spawn(async move { store.commit(new(i * 100..i * 100 + 10).at(at(i))).await })
+            tokio::spawn(async move { store.commit(new(100 * i + 100..100 * i + 110).at(at(i))).await })
         })
         .collect();
     let mut numbers = Vec::new();

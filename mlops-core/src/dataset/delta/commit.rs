@@ -17,7 +17,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde_json::json;
 
-use super::table::{Entry, Ours, Table};
+use super::table::{Ours, Table};
 use super::{DeltaDatasets, schema};
 use crate::dataset::stats;
 use crate::dataset::written::{Kept, Origin, Written, segments};
@@ -93,13 +93,21 @@ impl DeltaDatasets {
         }
         let kept = Kept::put(&*self.side, &schema, &written.sketches).await?;
         let version = written.into_version(Origin { name, parent, source, author, at }, &schema, kept)?;
-        // Told by the entry of the log, which is written later, if at all.
-        let manifest = crate::json::to_canonical(&version)?;
+        // It tells nothing until an entry of the log names it. Who makes it knows that no entry up to here does.
+        let last = table.read_log().await?.last();
+        let manifest = bytes::Bytes::from(crate::json::to_canonical(&version)?);
         let key = Self::manifest_key(&version.name, &version.digest);
-        self.side.put_opts(&key, manifest.into(), crate::store::PutMode::Overwrite).await?;
+        let unseen = match self.side.put_opts(&key, manifest.clone(), crate::store::PutMode::Create).await {
+            Ok(()) => last.map_or(0, |last| last + 1),
+            Err(Error::AlreadyExists { .. }) => {
+                self.side.put_opts(&key, manifest, crate::store::PutMode::Overwrite).await?;
+                0
+            }
+            Err(error) => return Err(error),
+        };
         let delta: StructType = (&*schema).try_into_kernel().map_err(|e| Error::invalid("schema", e))?;
         let expected = before.and_then(|before| before.number);
-        self.append(&table, version, expected, &schema, &delta, &partition_by).await
+        self.append(&table, version, (unseen, expected), &schema, &delta, &partition_by).await
     }
 
     /// Checks that the rows fit to the version that they are added to, and takes over its partitions.
@@ -110,7 +118,12 @@ impl DeltaDatasets {
             return Err(Error::invalid("dataset", reason));
         }
         // As it is kept, for its number and paths.
-        let before = self.version(&before.name, &before.digest).await?;
+        let kept = match before.number {
+            Some(number) => self.open_number(&before.name, number).await?,
+            None => self.version(&before.name, &before.digest).await?,
+        };
+        let before =
+            if kept.digest == before.digest { kept } else { self.version(&before.name, &before.digest).await? };
         same_columns(&*self.schema(table, &before).await?, schema)?;
         let by: Vec<String> = before.files.first().map(|f| f.partition.keys().cloned().collect()).unwrap_or_default();
         if partition_by.is_empty() {
@@ -125,32 +138,33 @@ impl DeltaDatasets {
         })
     }
 
-    /// Writes the entry of the log that makes the table what the version says.
+    /// Writes the entry of the log that makes the table what the version says, unless one from number `unseen` on did, and
+    /// if the newest is the one that was `expected`.
     async fn append(
         &self,
         table: &Table,
         mut version: DatasetVersion,
-        expected: Option<u64>,
+        (unseen, expected): (u64, Option<u64>),
         schema: &Schema,
         delta: &StructType,
         partition_by: &[String],
     ) -> Result<DatasetVersion> {
         let mut failure = None;
         for _ in 0..ATTEMPTS {
-            let entries = table.entries().await?;
-            if let Some(known) = self.committed(table, &entries, &version.digest).await? {
+            let log = table.read_log().await?;
+            if let Some(known) = self.committed(table, &log, unseen, &version.digest).await? {
                 return Ok(known);
             }
             if let Some(failure) = failure {
                 return Err(failure);
             }
-            let last = entries.last().map(|entry| entry.number);
+            let last = log.last();
             if expected.is_some() && expected != last {
                 let said = |number: Option<u64>| number.map_or("none".to_owned(), |number| format!("version {number}"));
                 let (expected, found) = (said(expected), said(last));
                 return Err(Error::Conflict { what: "Delta table", name: table.name.clone(), expected, found });
             }
-            let head = head(table, &entries).await?;
+            let head = head(table, last).await?;
             let target: BTreeSet<&str> = version.files.iter().filter_map(|file| file.path.as_deref()).collect();
             let mut actions = describe(head.as_ref(), table, schema, delta, partition_by)?;
             let mut there = BTreeSet::new();
@@ -198,11 +212,11 @@ impl DeltaDatasets {
     /// Takes all files out of the table, if `removed` is its newest version.
     pub(super) async fn empty(&self, table: &Table, removed: &DatasetVersion, by: &str) -> Result<()> {
         for _ in 0..ATTEMPTS {
-            let entries = table.entries().await?;
-            if entries.last().map(|entry| entry.number) != removed.number {
+            let last = table.read_log().await?.last();
+            if last != removed.number {
                 return Ok(());
             }
-            let Some(head) = head(table, &entries).await? else { return Ok(()) };
+            let Some(head) = head(table, last).await? else { return Ok(()) };
             let views = head.file_views(&*table.log, None);
             let remove = views.map_ok(|view| Action::Remove(view.remove_action(true)));
             let actions: Vec<Action> = remove.try_collect().await.map_err(|e| table.failed("read", "files", e))?;
@@ -223,8 +237,8 @@ impl DeltaDatasets {
     }
 
     /// Checks that this crate made the table.
-    pub(super) async fn check_ours(&self, table: &Table, entries: &[Entry]) -> Result<()> {
-        match head(table, entries).await? {
+    pub(super) async fn check_ours(&self, table: &Table) -> Result<()> {
+        match head(table, table.read_log().await?.last()).await? {
             Some(head) => ours(table, head.metadata()),
             None => Ok(()),
         }
@@ -245,11 +259,11 @@ fn ours(table: &Table, metadata: &Metadata) -> Result<()> {
     Err(Error::invalid(format!("Delta table {}", table.name), reason))
 }
 
-/// The newest version of the table that these entries know of.
-async fn head(table: &Table, entries: &[Entry]) -> Result<Option<EagerSnapshot>> {
-    let Some(last) = entries.last() else { return Ok(None) };
-    let head = EagerSnapshot::try_new(&*table.log, Some(last.number)).await;
-    head.map(Some).map_err(|e| table.failed("read", &format!("version {}", last.number), e))
+/// The table at its newest version.
+async fn head(table: &Table, last: Option<u64>) -> Result<Option<EagerSnapshot>> {
+    let Some(last) = last else { return Ok(None) };
+    let head = EagerSnapshot::try_new(&*table.log, Some(last)).await;
+    head.map(Some).map_err(|e| table.failed("read", &format!("version {last}"), e))
 }
 
 /// Writes one entry and tells its number; none if another came first.

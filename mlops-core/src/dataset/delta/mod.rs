@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
-use self::table::{Entry, Table, own_digest, runtime};
+use self::table::{Entry, Log, Table, own_digest, runtime};
 use super::stats::ColumnSketch;
 use super::written::{self, decode_schema, encode_schema, some_batch};
 use super::{DataFile, DatasetStore, DatasetVersion, MoveTag, NewDataset, Removal, Scan, Tag, tags};
@@ -178,11 +178,12 @@ impl DeltaDatasets {
     pub async fn open_number(&self, name: &str, number: u64) -> Result<DatasetVersion> {
         check_name("dataset name", name)?;
         let table = self.table(name)?;
-        let entries = self.listed(&table).await?;
-        let missing = || Error::not_found("dataset version", format!("{name}@v{number}"));
-        let place =
-            entries.iter().position(|entry| entry.number == number && entry.is_version()).ok_or_else(missing)?;
-        self.one(&table, &entries, place).await
+        let removed = self.removed(name).await?.contains(&number);
+        let log = table.read_log().await?;
+        match table.newest(&log, number).await? {
+            Some(entry) if entry.number == number && !removed => self.one(&table, &log, &entry).await,
+            _ => Err(Error::not_found("dataset version", format!("{name}@v{number}"))),
+        }
     }
 
     /// Deletes the data files, written here before `before`, that no listed version and no table has any more: those of
@@ -194,13 +195,12 @@ impl DeltaDatasets {
     pub async fn purge(&self, name: &str, before: Timestamp) -> Result<Purged> {
         check_name("dataset name", name)?;
         let table = self.table(name)?;
-        let entries = table.entries().await?;
+        let log = table.read_log().await?;
         let mut live: BTreeSet<String> = BTreeSet::new();
-        for version in self.versions(name).await? {
-            live.extend(version.files.into_iter().filter_map(|file| file.path));
-        }
-        if let Some(last) = entries.last() {
-            let head = table.snapshot(last.number, None).await?;
+        let versions = self.versions(name).await?;
+        live.extend(versions.iter().flat_map(|version| &version.files).filter_map(|file| file.path.clone()));
+        if let Some(last) = log.last() {
+            let head = table.snapshot(last, None).await?;
             let paths = head.file_views(&*table.log, None).map_ok(|view| view.object_store_path().to_string());
             let paths: Vec<String> = paths.try_collect().await.map_err(|e| table.failed("read", "files", e))?;
             live.extend(paths);
@@ -218,9 +218,7 @@ impl DeltaDatasets {
         }
         // Their manifests tell bounds of what was in the files.
         for (_, grave) in self.graves(name).await? {
-            if !entries.iter().any(|e| e.ours.as_ref().is_some_and(|ours| !ours.emptied && ours.digest == grave.digest))
-                || self.version(name, &grave.digest).await.is_err_and(|e| matches!(e, Error::NotFound { .. }))
-            {
+            if !versions.iter().any(|version| version.digest == grave.digest) {
                 self.side.delete(&Self::manifest_key(name, &grave.digest)).await?;
             }
         }
@@ -255,16 +253,20 @@ impl DeltaDatasets {
         Ok(graves)
     }
 
-    /// The entries of the log without the versions that were removed.
-    async fn listed(&self, table: &Table) -> Result<Vec<Entry>> {
-        let entries = table.entries().await?;
+    /// The numbers of the versions that were removed.
+    async fn removed(&self, name: &str) -> Result<BTreeSet<u64>> {
+        let objects = self.side.list(&format!("removed/{name}/")).await?;
+        Ok(objects.iter().filter_map(|object| object.key.rsplit('/').next()?.parse().ok()).collect())
+    }
+
+    /// The dataset versions that the log has from number `from` on, without those that were removed.
+    async fn listed(&self, table: &Table, log: &Log, from: u64) -> Result<Vec<Entry>> {
+        let entries = table.entries(log, from).await?;
         if entries.is_empty() {
             return Ok(entries);
         }
-        let objects = self.side.list(&format!("removed/{}/", table.name)).await?;
-        let removed: BTreeSet<u64> =
-            objects.iter().filter_map(|object| object.key.rsplit('/').next()?.parse().ok()).collect();
-        Ok(entries.into_iter().filter(|entry| !removed.contains(&entry.number)).collect())
+        let removed = self.removed(&table.name).await?;
+        Ok(entries.into_iter().filter(|entry| entry.is_version() && !removed.contains(&entry.number)).collect())
     }
 
     /// A version of ours, by what the log and its manifest tell.
@@ -292,27 +294,24 @@ impl DeltaDatasets {
         Ok(version)
     }
 
-    /// The version that was committed with that digest, if one was.
-    async fn committed(&self, table: &Table, entries: &[Entry], digest: &Digest) -> Result<Option<DatasetVersion>> {
-        let removed: BTreeSet<u64> = self.graves(&table.name).await?.into_iter().map(|(number, _)| number).collect();
-        let same = |entry: &&Entry| {
-            entry.is_version()
-                && !removed.contains(&entry.number)
-                && entry.ours.as_ref().is_some_and(|ours| ours.digest == *digest)
-        };
-        match entries.iter().find(same) {
+    /// The version that was committed here with that digest, if one was from number `from` on.
+    async fn committed(&self, table: &Table, log: &Log, from: u64, digest: &Digest) -> Result<Option<DatasetVersion>> {
+        let entries = self.listed(table, log, from).await?;
+        match entries.iter().find(|entry| entry.ours.as_ref().is_some_and(|ours| ours.digest == *digest)) {
             Some(entry) => self.kept(table, entry, digest).await.map(Some),
             None => Ok(None),
         }
     }
 
-    /// The version at one place of the log.
-    async fn one(&self, table: &Table, entries: &[Entry], place: usize) -> Result<DatasetVersion> {
-        let entry = &entries[place];
+    /// The version that an entry of the log is.
+    async fn one(&self, table: &Table, log: &Log, entry: &Entry) -> Result<DatasetVersion> {
         if let Some(ours) = &entry.ours {
             return self.kept(table, entry, &ours.digest).await;
         }
-        let before = entries[..place].iter().rev().find(|entry| entry.is_version());
+        let before = match entry.number.checked_sub(1) {
+            Some(before) => table.newest(log, before).await?,
+            None => None,
+        };
         let (parent, snapshot) = match before {
             None => (None, None),
             Some(Entry { ours: Some(ours), .. }) => {
@@ -320,11 +319,33 @@ impl DeltaDatasets {
             }
             Some(before) => {
                 let snapshot = table.snapshot(before.number, None).await?;
-                (Some(table.derive(&snapshot, before, None).await?.reference()), Some(snapshot))
+                (Some(table.derive(&snapshot, &before, None).await?.reference()), Some(snapshot))
             }
         };
         let snapshot = table.snapshot(entry.number, snapshot).await?;
         table.derive(&snapshot, entry, parent).await
+    }
+
+    /// The versions of other writers.
+    async fn others(&self, table: &Table, log: &Log) -> Result<Vec<DatasetVersion>> {
+        let removed = self.removed(&table.name).await?;
+        let (mut snapshot, mut parent): (Option<Arc<Snapshot>>, Option<DatasetRef>) = (None, None);
+        let mut versions = Vec::new();
+        for entry in table.entries(log, 0).await?.iter().filter(|entry| entry.is_version()) {
+            let digest = match &entry.ours {
+                Some(ours) => ours.digest,
+                None => {
+                    let now = table.snapshot(entry.number, snapshot).await?;
+                    let version = table.derive(&now, entry, parent.take()).await?;
+                    let digest = version.digest;
+                    versions.extend((!removed.contains(&entry.number)).then_some(version));
+                    snapshot = Some(now);
+                    digest
+                }
+            };
+            parent = Some(DatasetRef { name: table.name.clone(), digest });
+        }
+        Ok(versions)
     }
 
     /// The columns of a version: kept beside the tables, or told by the log.
@@ -363,14 +384,12 @@ impl DatasetStore for DeltaDatasets {
     async fn version(&self, name: &str, digest: &Digest) -> Result<DatasetVersion> {
         check_name("dataset name", name)?;
         let table = self.table(name)?;
-        let entries = self.listed(&table).await?;
-        let same = |entry: &&Entry| entry.is_version() && entry.ours.as_ref().is_some_and(|o| o.digest == *digest);
-        if let Some(entry) = entries.iter().find(same) {
-            return self.kept(&table, entry, digest).await;
+        let log = table.read_log().await?;
+        if let Some(known) = self.committed(&table, &log, 0, digest).await? {
+            return Ok(known);
         }
-        if entries.iter().any(|entry| entry.ours.is_none())
-            && let Some(found) = self.versions(name).await?.into_iter().find(|version| version.digest == *digest)
-        {
+        let others = self.others(&table, &log).await?;
+        if let Some(found) = others.into_iter().find(|version| version.digest == *digest) {
             return Ok(found);
         }
         let graves = self.graves(name).await?;
@@ -382,28 +401,12 @@ impl DatasetStore for DeltaDatasets {
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>> {
         check_name("dataset name", name)?;
         let table = self.table(name)?;
-        let entries = table.entries().await?;
-        let listed: BTreeSet<u64> = self.listed(&table).await?.into_iter().map(|entry| entry.number).collect();
-        let mut snapshot: Option<Arc<Snapshot>> = None;
-        let mut parent = None;
-        let mut versions = Vec::new();
-        for entry in entries.iter().filter(|entry| entry.is_version()) {
-            let there = listed.contains(&entry.number);
-            let version = match &entry.ours {
-                Some(ours) if !there => {
-                    parent = Some(DatasetRef { name: name.to_owned(), digest: ours.digest });
-                    continue;
-                }
-                Some(ours) => self.kept(&table, entry, &ours.digest).await?,
-                None => {
-                    let now = table.snapshot(entry.number, snapshot).await?;
-                    let version = table.derive(&now, entry, parent.take()).await?;
-                    snapshot = Some(now);
-                    version
-                }
-            };
-            parent = Some(version.reference());
-            versions.extend(there.then_some(version));
+        let log = table.read_log().await?;
+        let mut versions = self.others(&table, &log).await?;
+        for entry in self.listed(&table, &log, 0).await? {
+            if let Some(ours) = &entry.ours {
+                versions.push(self.kept(&table, &entry, &ours.digest).await?);
+            }
         }
         versions.sort_by_key(|v| (v.created_at, v.digest));
         Ok(versions)
@@ -423,7 +426,8 @@ impl DatasetStore for DeltaDatasets {
             let Some(name) = folder.filename().filter(|name| *name != SIDE && check_name("", name).is_ok()) else {
                 continue;
             };
-            if self.listed(&self.table(name)?).await?.iter().any(Entry::is_version) {
+            let table = self.table(name)?;
+            if !self.listed(&table, &table.read_log().await?, 0).await?.is_empty() {
                 names.push(name.to_owned());
             }
         }
@@ -486,7 +490,7 @@ impl DatasetStore for DeltaDatasets {
         };
         let number = known.number.ok_or_else(|| Error::invalid("dataset version", format!("{known} has no number")))?;
         let table = self.table(name)?;
-        self.check_ours(&table, &table.entries().await?).await?;
+        self.check_ours(&table).await?;
         let event = AuditEvent::new(removal.at, &removal.by, "dataset.remove", format!("dataset {name}"))
             .change(json!({"version": digest, "number": number, "rows": known.rows}), Value::Null)
             .because(&removal.reason);

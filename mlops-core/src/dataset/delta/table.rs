@@ -51,6 +51,21 @@ pub(super) struct Ours {
     pub(super) emptied: bool,
 }
 
+/// The versions that a log has, by number, not read yet.
+#[derive(Debug)]
+pub(super) struct Log {
+    commits: Vec<(u64, ObjectMeta)>,
+    /// The first whose files it still tells.
+    first: u64,
+}
+
+impl Log {
+    /// The number of the newest version.
+    pub(super) fn last(&self) -> Option<u64> {
+        self.commits.last().map(|(number, _)| *number)
+    }
+}
+
 /// A version of the table.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
@@ -121,11 +136,11 @@ impl Table {
         Error::Backend { backend, operation, key: key.to_owned(), retryable, source }
     }
 
-    /// All versions that the log has, by number; none for a table that is not there.
-    pub(super) async fn entries(&self) -> Result<Vec<Entry>> {
-        let log = ObjectPath::from("_delta_log");
-        let listed = match self.store.list_with_delimiter(Some(&log)).await {
-            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+    /// The versions that the log has; none for a table that is not there.
+    pub(super) async fn read_log(&self) -> Result<Log> {
+        let folder = ObjectPath::from("_delta_log");
+        let listed = match self.store.list_with_delimiter(Some(&folder)).await {
+            Err(object_store::Error::NotFound { .. }) => return Ok(Log { commits: Vec::new(), first: 0 }),
             listed => listed.map_err(|e| self.failed("list", "_delta_log", e))?.objects,
         };
         let mut commits: Vec<(u64, ObjectMeta)> = Vec::new();
@@ -134,32 +149,53 @@ impl Table {
             let Some((number, rest)) = object.location.filename().and_then(|name| name.split_once('.')) else {
                 continue;
             };
-            match (number.parse(), rest) {
-                (Ok(number), "json") if object.location.filename().is_some_and(|name| name.len() == 25) => {
-                    commits.push((number, object));
-                }
-                (Ok(number), rest) if rest.starts_with("checkpoint") => checkpoint = checkpoint.min(number),
+            match number.parse() {
+                Ok(number) if rest == "json" => commits.push((number, object)),
+                Ok(number) if rest.starts_with("checkpoint") => checkpoint = checkpoint.min(number),
                 _ => {}
             }
         }
         commits.sort_unstable_by_key(|(number, _)| *number);
         let first = if commits.first().is_some_and(|(number, _)| *number == 0) { 0 } else { checkpoint };
-        let read = commits.into_iter().map(|(number, object)| async move {
-            let key = object.location.as_ref();
-            let failed = |error| self.failed("read", key, error);
-            let data = self.store.get(&object.location).await.map_err(failed)?.bytes().await.map_err(failed)?;
-            let data = String::from_utf8_lossy(&data);
-            let lines = data.lines().filter(|line| line.contains("\"commitInfo\""));
-            let mut info = lines.filter_map(|line| serde_json::from_str::<Line>(line).ok()?.commit_info);
-            let mut info = info.next().unwrap_or_default();
-            let millis = ["inCommitTimestamp", "timestamp"].iter().find_map(|key| info.get(*key)?.as_i64());
-            let at = millis.map_or(object.last_modified, |millis| from_micros(millis.saturating_mul(1_000)));
-            let text = |key| info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let (operation, user) = (text("operation"), text("userName"));
-            let ours = info.remove("mlops").and_then(|ours| serde_json::from_value(ours).ok());
-            Ok(Entry { number, ours, at, operation, user, loadable: number >= first })
-        });
+        Ok(Log { commits, first })
+    }
+
+    async fn entry(&self, (number, object): &(u64, ObjectMeta), first: u64) -> Result<Entry> {
+        let key = object.location.as_ref();
+        let failed = |error| self.failed("read", key, error);
+        let data = self.store.get(&object.location).await.map_err(failed)?.bytes().await.map_err(failed)?;
+        let data = String::from_utf8_lossy(&data);
+        let lines = data.lines().filter(|line| line.contains("\"commitInfo\""));
+        let mut info = lines.filter_map(|line| serde_json::from_str::<Line>(line).ok()?.commit_info);
+        let mut info = info.next().unwrap_or_default();
+        let millis = ["inCommitTimestamp", "timestamp"].iter().find_map(|key| info.get(*key)?.as_i64());
+        let at = millis.map_or(object.last_modified, |millis| from_micros(millis.saturating_mul(1_000)));
+        let text = |key| info.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (operation, user) = (text("operation"), text("userName"));
+        let ours = info.remove("mlops").and_then(|ours| serde_json::from_value(ours).ok());
+        Ok(Entry { number: *number, ours, at, operation, user, loadable: *number >= first })
+    }
+
+    /// What the log says of each version from number `from` on.
+    pub(super) async fn entries(&self, log: &Log, from: u64) -> Result<Vec<Entry>> {
+        let wanted: Vec<_> = log.commits.iter().filter(|(number, _)| *number >= from).cloned().collect();
+        let first = log.first;
+        let read = wanted.into_iter().map(|commit| async move { self.entry(&commit, first).await });
         stream::iter(read).buffered(PARALLEL).try_collect().await
+    }
+
+    /// What the log says of the newest dataset version up to `number`.
+    pub(super) async fn newest(&self, log: &Log, number: u64) -> Result<Option<Entry>> {
+        for commit in log.commits.iter().rev() {
+            if commit.0 > number {
+                continue;
+            }
+            let entry = self.entry(commit, log.first).await?;
+            if entry.is_version() {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// What the log says of version `number`; from `before`, an earlier one, if that was read.
