@@ -189,6 +189,8 @@ async fn what_a_table_cannot_hold_is_refused_with_the_remedy() {
     assert!(commit(two(), &["s", "x"]).await.contains("\"x\""));
     assert!(commit(vec![("s", Arc::clone(&texts))], &["s"]).await.contains("names every column"));
     assert!(commit(vec![("a", Arc::clone(&numbers)), ("A", numbers)], &[]).await.contains("case only"));
+    let error = store.commit(NewDataset::new("_mlops", [rows(0..1)])).await.unwrap_err();
+    assert!(error.to_string().contains("dataset name"), "{error}");
     let csv = dir.path().join("x.csv");
     fs::write(&csv, "x\n1\n").unwrap();
     let error = store.commit(NewDataset::files("d", [csv])).await.unwrap_err();

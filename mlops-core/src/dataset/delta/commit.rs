@@ -95,7 +95,7 @@ impl DeltaDatasets {
         let version = written.into_version(Origin { name, parent, source, author, at }, &schema, kept)?;
         // It tells nothing until an entry of the log names it. Who makes it knows that no entry up to here does.
         let last = table.read_log().await?.last();
-        let manifest = bytes::Bytes::from(crate::json::to_canonical(&version)?);
+        let manifest = Bytes::from(crate::json::to_canonical(&version)?);
         let key = Self::manifest_key(&version.name, &version.digest);
         let unseen = match self.side.put_opts(&key, manifest.clone(), crate::store::PutMode::Create).await {
             Ok(()) => last.map_or(0, |last| last + 1),
@@ -193,7 +193,8 @@ impl DeltaDatasets {
                 rows: version.rows,
                 emptied: false,
             };
-            let mode = if expected.is_some() { SaveMode::Append } else { SaveMode::Overwrite };
+            let removes = actions.iter().any(|action| matches!(action, Action::Remove(_)));
+            let mode = if removes { SaveMode::Overwrite } else { SaveMode::Append };
             let partition_by = (!partition_by.is_empty()).then(|| partition_by.to_vec());
             let operation = DeltaOperation::Write { mode, partition_by, predicate: None };
             match write(table, head.as_ref(), actions, operation, &ours).await {
@@ -311,8 +312,13 @@ fn describe(
             }),
         };
         let protocol: Protocol = serde_json::from_value(protocol).map_err(|e| failed(&e))?;
-        let kept =
-            [(MARK, "1"), ("delta.logRetentionDuration", FOR_EVER), ("delta.deletedFileRetentionDuration", FOR_EVER)];
+        let kept = [
+            (MARK, "1"),
+            // What Spark takes too; the crate's own default of 100 makes each commit read up to 99 entries.
+            ("delta.checkpointInterval", "10"),
+            ("delta.logRetentionDuration", FOR_EVER),
+            ("delta.deletedFileRetentionDuration", FOR_EVER),
+        ];
         let metadata = new_metadata(delta, partition_by, kept).map_err(|e| failed(&e))?;
         return Ok(vec![Action::Protocol(protocol), Action::Metadata(metadata)]);
     };

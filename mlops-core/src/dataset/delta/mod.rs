@@ -233,6 +233,9 @@ impl DeltaDatasets {
     }
 
     fn table(&self, name: &str) -> Result<Table> {
+        if name == SIDE {
+            return Err(Error::invalid("dataset name", format!("{SIDE:?} is a folder of its own beside the tables")));
+        }
         Table::new(&self.store, &self.root, name)
     }
 
