@@ -501,6 +501,8 @@ impl MoveTag {
 /// - **Verified.** Damaged files are [`Error::Corrupt`], never rows.
 /// - **Tags** move by compare-and-swap: of two that move one tag from one version, one gets [`Error::Conflict`].
 /// - **Missing** versions are [`Error::NotFound`].
+/// - **Adding** to a version that is not the newest makes a branch. A store whose versions are one line, like a Delta
+///   table, answers [`Error::Conflict`].
 #[async_trait]
 pub trait DatasetStore: Debug + Display + Send + Sync + 'static {
     /// Keeps rows as a version.

@@ -77,6 +77,7 @@ const SIDE: &str = "_mlops";
 /// - A removed version is not listed any more, but other readers find it by its number until the log's retention takes
 ///   it. Removing the newest leaves the table empty for them. [`purge`](Self::purge) deletes the files that only removed
 ///   versions had; the log goes on telling their bounds.
+/// - Who deletes a table's folder must delete what `_mlops` has of that name too, before a table is made there again.
 ///
 /// # VACUUM
 /// Tables made here keep log and files for a hundred years (`delta.logRetentionDuration`,
