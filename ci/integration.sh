@@ -85,6 +85,18 @@ fi
 rmdir "$small"
 MLOPS_TEST_STREAM_MIB=5120 TMPDIR="$work" store_tests a_large_blob --nocapture
 
+step "Delta tables: ours read by Python, Python's by us"
+rm -rf "$work/delta"
+mkdir "$work/delta"
+delta_tests() { # filter, flags...
+    MLOPS_TEST_DELTA="$work/delta" cargo test --locked -p mlops-core --features delta --test it "delta::$1" -- "${@:2}"
+}
+delta_tests ""
+delta_tests python_first --ignored
+"$python" ci/delta_tables.py "$work/delta"
+delta_tests python_then --ignored
+cargo test --locked -p mlops-core --features delta --doc DeltaDatasets
+
 step "the report in a browser"
 if ! command -v chromium > /dev/null; then
     as_root apt-get update -qq

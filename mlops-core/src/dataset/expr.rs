@@ -244,14 +244,15 @@ impl Expr {
 
     /// False only if no row can pass, by what `stats` tells of each column.
     pub(crate) fn may_match<'a>(&self, stats: &impl Fn(&str) -> Option<&'a ColumnStats>) -> bool {
+        let known = |column: &str| stats(column).filter(|stats| !stats.unknown);
         match self {
             Self::Compare { column, by, value } => {
-                stats(column).is_none_or(|stats| stats.rows > stats.nulls && may_compare(stats, *by, value))
+                known(column).is_none_or(|stats| stats.rows > stats.nulls && may_compare(stats, *by, value))
             }
-            Self::In { column, values } => stats(column).is_none_or(|stats| {
+            Self::In { column, values } => known(column).is_none_or(|stats| {
                 stats.rows > stats.nulls && values.iter().any(|value| may_compare(stats, Comparison::Eq, value))
             }),
-            Self::IsNull(column) => stats(column).is_none_or(|stats| stats.nulls > 0),
+            Self::IsNull(column) => known(column).is_none_or(|stats| stats.nulls > 0),
             Self::And(a, b) => a.may_match(stats) && b.may_match(stats),
             Self::Or(a, b) => a.may_match(stats) || b.may_match(stats),
             // Where `a` may fail is not known from where it may hold.

@@ -156,7 +156,7 @@ impl AsyncFileReader for Fetched {
 }
 
 /// What a reader of a format says, with the store's own error if that was the cause.
-fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(super) fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     let mut error: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
     loop {
         error = match error.downcast::<ParquetError>().map(|e| *e) {

@@ -20,6 +20,8 @@
 //! [`DatasetStoreExt::open`] finds a version by tag, time or distance; [`diff`] compares two; [`retain`] removes old
 //! ones; [`erase`] forgets a person's rows; [`GuardedDatasets`] asks first who may.
 
+#[cfg(feature = "delta")]
+mod delta;
 mod diff;
 mod erase;
 mod expr;
@@ -30,7 +32,9 @@ mod parquet;
 mod retention;
 mod segment;
 mod stats;
+mod tags;
 mod trail;
+mod written;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
@@ -44,6 +48,9 @@ use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "delta")]
+#[cfg_attr(docsrs, doc(cfg(feature = "delta")))]
+pub use self::delta::{DeltaDatasets, Purged};
 pub use self::diff::{ColumnDiff, DatasetDiff, RowDiff, diff};
 pub use self::erase::{Erasure, ErasureReport, Held, erase};
 pub use self::expr::{ColumnExpr, Comparison, Expr, Value, col};
@@ -80,6 +87,9 @@ pub struct DataFile {
     /// Its bytes in the store.
     #[serde(flatten)]
     pub blob: Blob,
+    /// Where it lies in its table, for a store that keeps tables of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
     /// Its rows.
     pub rows: u64,
     /// Its format.
@@ -93,6 +103,12 @@ pub struct DataFile {
     pub stats: Vec<ColumnStats>,
 }
 
+impl DataFile {
+    fn new(blob: Blob, rows: u64, format: FileFormat, partition: Partition) -> Self {
+        Self { blob, path: None, rows, format, partition, stats: Vec::new() }
+    }
+}
+
 /// An immutable version of a dataset: what it holds and where it came from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -101,6 +117,9 @@ pub struct DatasetVersion {
     pub name: String,
     /// The digest over name, columns, files, parent and source: equal data from an equal source is one version.
     pub digest: Digest,
+    /// Its number, where the store numbers the versions of a dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// Its columns, in order.
     pub columns: Vec<Column>,
     /// Its rows.
@@ -485,6 +504,8 @@ impl MoveTag {
 /// - **Verified.** Damaged files are [`Error::Corrupt`], never rows.
 /// - **Tags** move by compare-and-swap: of two that move one tag from one version, one gets [`Error::Conflict`].
 /// - **Missing** versions are [`Error::NotFound`].
+/// - **Adding** to a version that is not the newest makes a branch. A store whose versions are one line, like a Delta
+///   table, answers [`Error::Conflict`].
 #[async_trait]
 pub trait DatasetStore: Debug + Display + Send + Sync + 'static {
     /// Keeps rows as a version.

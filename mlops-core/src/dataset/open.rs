@@ -12,6 +12,7 @@ use crate::{Digest, Error, Result, Timestamp};
 /// | `prices` | committed last |
 /// | `prices@3f9a2b41` | whose digest begins so (at least 8 digits, and only one does) |
 /// | `prices@gold` | tagged `gold`, should no digest begin so |
+/// | `prices@v3` | numbered 3 by a store that numbers them, should no tag be called so |
 /// | `prices@2026-11-25T12:00:00Z` | committed last by then |
 /// | any of these with `~2` | two parents before it, of this dataset |
 ///
@@ -70,8 +71,14 @@ impl DatasetSpec {
                 Some(digest) => store.version(&self.name, &digest).await?,
                 None => {
                     let tags = store.tags(&self.name).await?;
-                    let tag = tags.iter().find(|tag| tag.tag == *word).ok_or_else(missing)?;
-                    store.version(&self.name, &tag.version.ok_or_else(missing)?).await?
+                    match (tags.iter().find(|tag| tag.tag == *word), number(word)) {
+                        (Some(tag), _) => store.version(&self.name, &tag.version.ok_or_else(missing)?).await?,
+                        (None, Some(number)) => {
+                            let mut versions = store.versions(&self.name).await?.into_iter();
+                            versions.find(|version| version.number == Some(number)).ok_or_else(missing)?
+                        }
+                        (None, None) => return Err(missing()),
+                    }
                 }
             },
         };
@@ -103,6 +110,11 @@ impl DatasetSpec {
             }
         }
     }
+}
+
+/// The number that `v3` names.
+fn number(word: &str) -> Option<u64> {
+    word.strip_prefix('v')?.parse().ok()
 }
 
 impl FromStr for DatasetSpec {

@@ -1,31 +1,26 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::segment::{self, Segmenter};
-use super::stats::{self, ColumnSketch, ColumnStats};
+use super::stats::{self, ColumnSketch};
 use super::trail::{self, Announced, Change};
+use super::written::{self, Kept, Origin, Written, decode_schema, segments, some_batch};
 use super::{
-    Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
-    Scan, Tag, blocking, check_schema, files, same_columns,
+    Base, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows, Scan, Tag,
+    blocking, check_schema, files, same_columns, segment, tags,
 };
 use crate::audit::{AuditEvent, AuditLog};
 use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, alone, check_name, is_whole};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
-/// The most partitions of one commit.
-const MOST_PARTITIONS: usize = 10_000;
 /// Segments that are encoded at the same time.
 const PARALLEL: usize = 2;
 
@@ -91,8 +86,7 @@ impl ParquetDatasets {
             let mut writer = BlobWriter::under(&*self.store, lease);
             writer.write_parts(parts).await?;
             let blob = writer.finish().await?;
-            written
-                .add(DataFile { blob, rows, format: FileFormat::Parquet, partition, stats: Vec::new() }, sketches)?;
+            written.add(DataFile::new(blob, rows, FileFormat::Parquet, partition), sketches)?;
         }
         Ok(written)
     }
@@ -143,7 +137,7 @@ impl ParquetDatasets {
                 rows += batch.num_rows() as u64;
                 stats::update(&mut sketches, &batch)?;
             }
-            let file = DataFile { blob, rows, format, partition: Partition::new(), stats: Vec::new() };
+            let file = DataFile::new(blob, rows, format, Partition::new());
             written.add(file, sketches)?;
         }
         let schema = schema.ok_or_else(|| Error::invalid("dataset", "has no files"))?;
@@ -174,61 +168,17 @@ impl ParquetDatasets {
         if written.files.iter().all(|file| file.rows == 0) {
             return Err(Error::invalid("dataset", format!("{name} has no rows")));
         }
-        if let Some(base) = base {
-            let (Base::Append(before) | Base::ReplacePartitions(before)) = &base;
+        if let Some(base) = &base {
+            let (Base::Append(before) | Base::ReplacePartitions(before)) = base;
             same_columns(&*self.schema(before).await?, &schema)?;
-            let mut kept = before.files.clone();
-            kept.iter_mut().for_each(|file| file.blob.new_bytes = 0);
-            match base {
-                // A sketch cannot forget: the rows that were replaced stay in it, and so it is not kept.
-                Base::ReplacePartitions(_) => {
-                    let new: BTreeSet<&Partition> = written.files.iter().map(|file| &file.partition).collect();
-                    if let Some(odd) =
-                        kept.iter().find(|f| !f.partition.keys().eq(partition_by.iter().collect::<BTreeSet<_>>()))
-                    {
-                        let by: Vec<&String> = odd.partition.keys().collect();
-                        return Err(Error::invalid("partition_by", format!("the version is partitioned by {by:?}")));
-                    }
-                    kept.retain(|file| !new.contains(&file.partition));
-                    written.sketches.clear();
-                    written.files.extend(kept);
-                    written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
-                }
-                Base::Append(before) => {
-                    written.merge(self.sketches(&before).await?)?;
-                    kept.append(&mut written.files);
-                    written.files = kept;
-                }
-            }
+            let sketches = match base {
+                Base::Append(before) => self.sketches(before).await?,
+                Base::ReplacePartitions(_) => Vec::new(),
+            };
+            written.onto(base, sketches, &partition_by)?;
         }
-        let columns = schema.fields().iter().map(|f| Column {
-            name: f.name().clone(),
-            data_type: f.data_type().to_string(),
-            nullable: f.is_nullable(),
-        });
-        let mut stats = vec![ColumnStats::default(); schema.fields().len()];
-        written.files.iter().for_each(|file| stats.iter_mut().zip(&file.stats).for_each(|(all, more)| all.merge(more)));
-        let sketches = if written.sketches.is_empty() {
-            None
-        } else {
-            let sketches = serde_json::to_vec(&written.sketches).map_err(|e| Error::invalid("sketches", e))?;
-            Some(self.store.put_artifact(sketches.into()).await?)
-        };
-        let mut version = DatasetVersion {
-            name,
-            digest: Digest::from_bytes([0; 32]),
-            columns: columns.collect(),
-            rows: written.files.iter().map(|file| file.rows).sum(),
-            files: written.files,
-            parent,
-            source,
-            created_at: at,
-            author,
-            stats,
-            sketches,
-            schema: self.store.put_artifact(encode_schema(&schema)?).await?,
-        };
-        version.digest = version.digest_of()?;
+        let kept = Kept::put(&*self.store, &schema, &written.sketches).await?;
+        let version = written.into_version(Origin { name, parent, source, author, at }, &schema, kept)?;
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
         let manifest = crate::json::to_canonical(&version)?;
@@ -286,36 +236,6 @@ impl ParquetDatasets {
             Err(error) => Err(error),
         }
     }
-
-    /// The newest revision of a tag; none for one that was never set.
-    async fn newest(&self, dataset: &str, tag: &str) -> Result<Option<Tag>> {
-        let Some(newest) = self.store.list(&format!("tags/{dataset}/{tag}/")).await?.pop() else { return Ok(None) };
-        let data = self.store.get(&newest.key).await?;
-        serde_json::from_slice(&data).map(Some).map_err(|e| Error::invalid(format!("stored tag {}", newest.key), e))
-    }
-}
-
-/// What was written of a version so far.
-#[derive(Default)]
-struct Written {
-    files: Vec<DataFile>,
-    sketches: Vec<ColumnSketch>,
-}
-
-impl Written {
-    fn add(&mut self, mut file: DataFile, sketches: Vec<ColumnSketch>) -> Result<()> {
-        file.stats = sketches.iter().map(|s| s.stats.clone()).collect();
-        self.files.push(file);
-        self.merge(sketches)
-    }
-
-    fn merge(&mut self, sketches: Vec<ColumnSketch>) -> Result<()> {
-        if self.sketches.is_empty() {
-            self.sketches = sketches;
-            return Ok(());
-        }
-        self.sketches.iter_mut().zip(&sketches).try_for_each(|(all, more)| all.merge(more))
-    }
 }
 
 /// What stays of a version that was removed.
@@ -334,77 +254,6 @@ pub(super) struct Grave {
 fn named(version: &DatasetVersion) -> impl Iterator<Item = Digest> {
     let files = version.files.iter().map(|file| file.blob.digest);
     files.chain(version.sketches).chain([version.schema])
-}
-
-fn encode_schema(schema: &Schema) -> Result<Bytes> {
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), schema)?;
-    writer.finish()?;
-    Ok(writer.into_inner()?.into())
-}
-
-fn decode_schema(data: Bytes) -> Result<SchemaRef> {
-    Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
-}
-
-/// Splits a batch by the values of some columns.
-fn split(batch: &RecordBatch, by: &[String]) -> Result<Vec<(Vec<Option<String>>, RecordBatch)>> {
-    if by.is_empty() {
-        return Ok(vec![(Vec::new(), batch.clone())]);
-    }
-    let columns = by.iter().map(|name| {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "no such column to partition by"))?;
-        cast(column, &DataType::Utf8).map_err(|e| Error::column(name, format!("cannot be partitioned by: {e}")))
-    });
-    let columns: Vec<_> = columns.collect::<Result<_>>()?;
-    let mut groups: BTreeMap<Vec<Option<String>>, Vec<u32>> = BTreeMap::new();
-    for row in 0..batch.num_rows() {
-        let value = |column: &arrow::array::ArrayRef| {
-            let column = column.as_string::<i32>();
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        let row = u32::try_from(row).map_err(|_| Error::invalid("batch", "has more than 4 billion rows"))?;
-        groups.entry(columns.iter().map(value).collect()).or_default().push(row);
-    }
-    let take = |(key, rows)| Ok((key, take_record_batch(batch, &UInt32Array::from(rows))?));
-    groups.into_iter().map(take).collect()
-}
-
-/// Rows as segments, each with its partition.
-fn segments<'a>(
-    schema: SchemaRef,
-    batches: BoxStream<'a, Result<RecordBatch>>,
-    by: &'a [String],
-) -> BoxStream<'a, Result<(Partition, RecordBatch)>> {
-    type Open = BTreeMap<Vec<Option<String>>, Segmenter>;
-    let named = move |key: &[Option<String>]| -> Partition { by.iter().cloned().zip(key.iter().cloned()).collect() };
-    let step = move |(mut batches, mut open, ended): (BoxStream<'a, Result<RecordBatch>>, Open, bool)| {
-        let schema = Arc::clone(&schema);
-        async move {
-            if ended {
-                return Ok::<_, Error>(None);
-            }
-            let Some(batch) = batches.try_next().await? else {
-                let rest = open.iter_mut().map(|(key, segmenter)| Ok((named(key), segmenter.finish()?)));
-                let rest: Vec<_> = rest.collect::<Result<_>>()?;
-                let rest = rest.into_iter().filter_map(|(key, rows)| Some(Ok((key, rows?)))).collect::<Vec<_>>();
-                return Ok(Some((rest, (batches, open, true))));
-            };
-            same_columns(&schema, &batch.schema())?;
-            let mut done = Vec::new();
-            for (key, rows) in split(&batch, by)? {
-                let named = named(&key);
-                let segmenter = open.entry(key).or_insert_with(|| Segmenter::new(Arc::clone(&schema)));
-                done.extend(segmenter.push(&rows)?.into_iter().map(|rows| Ok((named.clone(), rows))));
-            }
-            if open.len() > MOST_PARTITIONS {
-                let reason =
-                    format!("{by:?} has more than {MOST_PARTITIONS} different values; choose a coarser column");
-                return Err(Error::invalid("partition_by", reason));
-            }
-            Ok(Some((done, (batches, open, false))))
-        }
-    };
-    stream::try_unfold((batches, Open::new(), false), step).map_ok(stream::iter).try_flatten().boxed()
 }
 
 impl fmt::Display for ParquetDatasets {
@@ -487,33 +336,21 @@ impl DatasetStore for ParquetDatasets {
         let batches = stream::iter(chosen).then(move |file| {
             files::read(Arc::clone(&store), file.blob, file.format, Arc::clone(&schema), Arc::clone(&scan))
         });
-        // Where no row is found, one empty batch tells at least the columns.
-        let any = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&any);
-        let batches = batches.try_flatten().try_filter(|batch| futures::future::ready(batch.num_rows() > 0));
-        let batches = batches.inspect(move |_| seen.store(true, Ordering::Relaxed));
-        let empty = stream::once(async move { (!any.load(Ordering::Relaxed)).then_some(Ok(none)) });
-        Ok(batches.chain(empty.filter_map(futures::future::ready)).boxed())
+        Ok(some_batch(batches.try_flatten(), none))
     }
 
     async fn sketches(&self, version: &DatasetVersion) -> Result<Vec<ColumnSketch>> {
-        if let Some(kept) = &version.sketches {
-            let kept = self.store.get_artifact(kept).await?;
-            return serde_json::from_slice(&kept).map_err(|e| Error::invalid(format!("sketches of {version}"), e));
+        match written::kept_sketches(&*self.store, version).await? {
+            Some(kept) => Ok(kept),
+            None => written::sketch(version.columns.len(), self.scan(version, Scan::all()).await?).await,
         }
-        let mut sketches = stats::empty(version.columns.len())?;
-        let mut batches = self.scan(version, Scan::all()).await?;
-        while let Some(batch) = batches.try_next().await? {
-            stats::update(&mut sketches, &batch)?;
-        }
-        Ok(sketches)
     }
 
     async fn tag(&self, change: MoveTag) -> Result<Tag> {
         let MoveTag { dataset, tag, to, from, by, at } = change;
         self.reconcile(&dataset).await?;
         check_name("tag", &tag)?;
-        let now = self.newest(&dataset, &tag).await?;
+        let now = tags::newest(&*self.store, &dataset, &tag).await?;
         let seen = now.as_ref().and_then(|tag| tag.version);
         let conflict = |found: Option<Digest>| {
             let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
@@ -536,33 +373,19 @@ impl DatasetStore for ParquetDatasets {
             }
             Err(Error::AlreadyExists { .. }) => {
                 self.retract(announced).await;
-                Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
+                Err(conflict(tags::newest(&*self.store, &dataset, &tag).await?.and_then(|tag| tag.version)))
             }
             Err(error) => Err(error),
         }
     }
 
     async fn tags(&self, name: &str) -> Result<Vec<Tag>> {
-        check_name("dataset name", name)?;
-        // Keys sort by revision, so the last of each tag is the newest.
-        let objects = self.store.list(&format!("tags/{name}/")).await?;
-        let newest: BTreeMap<&str, &str> =
-            objects.iter().filter_map(|o| Some((o.key.split('/').nth(2)?, o.key.as_str()))).collect();
-        let mut tags = Vec::new();
-        for key in newest.values() {
-            let data = self.store.get(key).await?;
-            let tag: Tag = serde_json::from_slice(&data).map_err(|e| Error::invalid(format!("stored tag {key}"), e))?;
-            tags.extend(tag.version.is_some().then_some(tag));
-        }
-        Ok(tags)
+        tags::list(&*self.store, name).await
     }
 
     async fn remove(&self, version: &DatasetVersion, removal: Removal) -> Result<()> {
         self.reconcile(&version.name).await?;
-        if let Some(tag) = self.tags(&version.name).await?.iter().find(|t| t.version == Some(version.digest)) {
-            let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
-            return Err(Error::invalid("dataset version", reason));
-        }
+        tags::check_untagged(&*self.store, version).await?;
         let (name, digest) = (&version.name, &version.digest);
         let stored = match self.version(name, digest).await {
             Ok(stored) => stored,

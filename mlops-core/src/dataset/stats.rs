@@ -46,6 +46,9 @@ pub struct ColumnStats {
     /// Whether a bound was left out for its length.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub unbounded: bool,
+    /// Whether nothing is known of some of the rows: counts and bounds are then those of the others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 impl ColumnStats {
@@ -78,6 +81,7 @@ impl ColumnStats {
         self.nans += other.nans;
         self.finite += other.finite;
         self.unbounded |= other.unbounded;
+        self.unknown |= other.unknown;
         let pick = |mine: &Option<Value>, theirs: &Option<Value>, wanted| match (mine, theirs) {
             _ if !has_values => mine.clone(),
             _ if !had_values => theirs.clone(),

@@ -11,6 +11,8 @@ mod dataset_audit;
 mod dataset_crashes;
 mod dataset_guard;
 mod datasets;
+#[cfg(feature = "delta")]
+mod delta;
 #[cfg(feature = "jwt")]
 mod jwt;
 mod lineage;
