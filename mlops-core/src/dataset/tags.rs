@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{DatasetVersion, MoveTag, Tag, trail};
+use super::{DatasetVersion, Tag};
+#[cfg(feature = "delta")]
+use super::MoveTag;
+#[cfg(feature = "delta")]
 use crate::audit::AuditEvent;
-use crate::store::{ArtifactStore, PutMode, check_name};
-use crate::{Digest, Error, Result};
+use crate::store::{ArtifactStore, check_name};
+use crate::{Error, Result};
 
 #[cfg(feature = "delta")]
 impl MoveTag {
@@ -15,14 +18,14 @@ impl MoveTag {
     }
 }
 
-#[cfg(feature = "delta")]
 /// Moves a tag to a version that the caller knows to exist, and tells what the audit log should know.
+#[cfg(feature = "delta")]
 pub(super) async fn move_tag(store: &dyn ArtifactStore, change: MoveTag) -> Result<(Tag, AuditEvent)> {
     let MoveTag { dataset, tag, to, from, by, at } = change;
     let now = newest(store, &dataset, &tag).await?;
     let seen = now.as_ref().and_then(|tag| tag.version);
-    let conflict = |found: Option<Digest>| {
-        let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
+    let conflict = |found: Option<crate::Digest>| {
+        let said = |digest: Option<crate::Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
         Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(from), found: said(found) }
     };
     if seen != from {
@@ -30,11 +33,11 @@ pub(super) async fn move_tag(store: &dyn ArtifactStore, change: MoveTag) -> Resu
     }
     let revision = now.map_or(1, |tag| tag.revision + 1);
     let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
-    let key = trail::tag_key(&dataset, &tag, revision);
+    let key = super::trail::tag_key(&dataset, &tag, revision);
     let data = crate::json::to_canonical(&moved)?;
-    match store.put_opts(&key, data.into(), PutMode::Create).await {
+    match store.put_opts(&key, data.into(), crate::store::PutMode::Create).await {
         Ok(()) => {
-            let event = trail::tagged(&dataset, from, &moved);
+            let event = super::trail::tagged(&dataset, from, &moved);
             Ok((moved, event))
         }
         Err(Error::AlreadyExists { .. }) => {
