@@ -24,6 +24,8 @@ mod diff;
 mod erase;
 mod expr;
 mod files;
+mod import;
+mod looks;
 mod open;
 mod parquet;
 mod retention;
@@ -79,6 +81,9 @@ pub struct DataFile {
     pub blob: Blob,
     /// Its rows.
     pub rows: u64,
+    /// The digest of its rows, if it was made from rows: a later commit of the same keeps the file as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_digest: Option<Digest>,
     /// Its format.
     #[serde(default)]
     pub format: FileFormat,
