@@ -25,7 +25,7 @@ const SEGMENT: usize = 16 << 20;
 const LARGEST: u64 = 4 * SEGMENT as u64;
 /// Sizes of a page before it is encoded. A page ends at the eighth of a row of marks in its values, of which none counts
 /// within the least size: the smaller that is, the sooner pages after a change are what they were.
-const PAGES: CdcOptions = CdcOptions { min_chunk_size: 1 << 10, max_chunk_size: 256 << 10, norm_level: 0 };
+const PAGES: CdcOptions = CdcOptions { min_chunk_size: 1 << 10, max_chunk_size: 128 << 10, norm_level: 0 };
 /// Pages smaller than this share a chunk with their neighbours.
 const SMALL_PART: usize = 16 << 10;
 /// The most bytes of different values that a column is encoded by. Such an encoding changes from the first new value on,
