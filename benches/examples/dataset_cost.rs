@@ -1,16 +1,16 @@
 //! What versions of a dataset cost, in time and bytes, beside a plain copy with BLAKE3 of the same bytes.
 //!
-//!     cargo run --release -p mlops-benches --example dataset_cost -- DIR [MiB]
+//!     cargo run --release -p mlops-benches --example dataset_cost -- DIR [MiB [csv|parquet]]
 //!
 //! Makes a CSV file of about so many MiB (default 1,024), commits it as it is, after 1 % of rows are appended, and after
-//! 1 % are inserted at one place and at a hundred; then the same rows as record batches, kept as Parquet. One JSON object
-//! a line. The files stay in DIR for whoever compares (`peers/dvc.py`).
+//! 1 % are inserted at one place and at a hundred, each into a store with nothing but the first; then the same rows as record
+//! batches, kept as Parquet. One JSON object a line. The files stay in DIR for whoever compares (`peers/dvc.py`).
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
@@ -93,10 +93,17 @@ fn copy(from: &Path, to: &Path) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
-fn say(what: &str, seconds: f64, bytes: u64, first: Option<&DatasetVersion>, version: Option<&DatasetVersion>) {
+/// The processor time of this process so far, in seconds, where /proc tells it.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn say(what: &str, (seconds, cpu): (f64, f64), bytes: u64, versions: Option<(&DatasetVersion, &DatasetVersion)>) {
     let mib = bytes as f64 / f64::from(1 << 20);
-    let share = first.zip(version).map(|(first, version)| version.new_bytes() as f64 / first.bytes() as f64);
-    let line = json!({"what": what, "seconds": seconds, "MiB": mib, "MiB/s": mib / seconds, "new_share": share});
+    let share = versions.map(|(first, version)| version.new_bytes() as f64 / first.bytes() as f64);
+    let line = json!({"what": what, "seconds": seconds, "cpu_seconds": cpu, "MiB": mib, "MiB/s": mib / seconds, "new_share": share});
     println!("{line}");
 }
 
@@ -119,42 +126,86 @@ async fn main() {
         write_csv(&path(i), parts.clone());
     }
     let bytes = std::fs::metadata(path(0)).unwrap().len();
-    say("plain copy with BLAKE3 of the CSV file", copy(&path(0), &dir.join("copy.csv")), bytes, None, None);
+    let before = cpu();
+    let seconds = copy(&path(0), &dir.join("copy.csv"));
+    say("plain copy with BLAKE3 of the CSV file", (seconds, cpu() - before), bytes, None);
     std::fs::remove_file(dir.join("copy.csv")).unwrap();
 
-    let store = ParquetDatasets::new(LocalStore::open(dir.join("store")).unwrap());
-    let mut first = None;
-    for (i, (what, _)) in versions.iter().enumerate() {
-        let start = Instant::now();
-        let version = store.commit(NewDataset::files("csv", [path(i)])).await.unwrap();
-        let first = first.get_or_insert_with(|| version.clone());
-        let what = format!("CSV, commit: {what}");
-        say(&what, start.elapsed().as_secs_f64(), version.bytes(), Some(first), Some(&version));
+    let only = std::env::args().nth(3).unwrap_or_default();
+    if "csv".starts_with(&only) {
+        let store = Store::new(&dir, "csv");
+        for (i, (what, _)) in versions.iter().enumerate() {
+            store.commit(&format!("CSV, commit: {what}"), || NewDataset::files("csv", [path(i)]), None).await;
+        }
+        store.read("CSV, open and read").await;
     }
-    read(&store, "CSV, open and read", first.as_ref().unwrap()).await;
+    if "parquet".starts_with(&only) {
+        let store = Store::new(&dir, "parquet");
+        for (what, parts) in &versions {
+            // Made before the clock starts, so that only the commit is timed.
+            let made: Vec<RecordBatch> = batches(parts.clone()).collect();
+            let memory: usize = made.iter().map(RecordBatch::get_array_memory_size).sum();
+            let what = format!("Parquet, commit of rows: {what}");
+            store.commit(&what, || NewDataset::new("parquet", made), Some(memory as u64)).await;
+        }
+        let appended: Vec<RecordBatch> = batches(versions[1].1[1..].to_vec()).collect();
+        let memory: usize = appended.iter().map(RecordBatch::get_array_memory_size).sum();
+        let first = store.first.get().unwrap();
+        let new = || NewDataset::new("parquet", appended).append_to(first);
+        store.commit("Parquet, append_to", new, Some(memory as u64)).await;
+        store.read("Parquet, open and read").await;
+    }
+}
 
-    let mut first = None;
-    for (what, parts) in &versions {
-        // Made before the clock starts, a part at a time, so that only the commit is timed.
-        let made: Vec<RecordBatch> = batches(parts.clone()).collect();
-        let memory: usize = made.iter().map(RecordBatch::get_array_memory_size).sum();
-        let start = Instant::now();
-        let version = store.commit(NewDataset::new("parquet", made)).await.unwrap();
-        let first = first.get_or_insert_with(|| version.clone());
-        let what = format!("Parquet, commit of rows: {what}");
-        say(&what, start.elapsed().as_secs_f64(), memory as u64, Some(first), Some(&version));
+/// A store with the first version, of which each further version gets a copy: none profits from another.
+struct Store {
+    dir: PathBuf,
+    first: OnceLock<DatasetVersion>,
+}
+
+impl Store {
+    fn new(dir: &Path, name: &str) -> Self {
+        Self { dir: dir.join(format!("store-{name}")), first: OnceLock::new() }
     }
-    let appended = batches(versions[1].1[1..].to_vec());
-    let start = Instant::now();
-    let new = NewDataset::new("parquet", appended).append_to(first.as_ref().unwrap());
-    let version = store.commit(new).await.unwrap();
-    let seconds = start.elapsed().as_secs_f64();
-    say("Parquet, append_to", seconds, version.new_bytes(), first.as_ref(), Some(&version));
-    read(&store, "Parquet, open and read", first.as_ref().unwrap()).await;
+
+    async fn commit(&self, what: &str, new: impl FnOnce() -> NewDataset, bytes: Option<u64>) {
+        let dir = if self.first.get().is_some() { self.dir.with_extension("copy") } else { self.dir.clone() };
+        if self.first.get().is_some() {
+            link(&self.dir, &dir);
+        }
+        let store = ParquetDatasets::new(LocalStore::open(&dir).unwrap());
+        let new = new();
+        let (start, before) = (Instant::now(), cpu());
+        let version = store.commit(new).await.unwrap();
+        let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu() - before);
+        let first = self.first.get_or_init(|| version.clone());
+        say(what, (seconds, cpu), bytes.unwrap_or(version.bytes()), Some((first, &version)));
+        if dir != self.dir {
+            std::fs::remove_dir_all(dir).unwrap();
+        }
+    }
+
+    async fn read(&self, what: &str) {
+        read(&ParquetDatasets::new(LocalStore::open(&self.dir).unwrap()), what, self.first.get().unwrap()).await;
+    }
+}
+
+/// Copies a folder by hard links: a store never changes a file that is there.
+fn link(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            link(&entry.path(), &to)
+        } else {
+            std::fs::hard_link(entry.path(), to).unwrap()
+        }
+    }
 }
 
 async fn read(store: &ParquetDatasets, what: &str, version: &DatasetVersion) {
-    let start = Instant::now();
+    let (start, before) = (Instant::now(), cpu());
     let version = store.open(&format!("{}@{}", version.name, version.digest)).await.unwrap();
     let (mut rows, mut bytes) = (0, 0);
     let mut batches = store.read(&version).await.unwrap();
@@ -163,5 +214,5 @@ async fn read(store: &ParquetDatasets, what: &str, version: &DatasetVersion) {
         bytes += batch.get_array_memory_size() as u64;
     }
     assert_eq!(rows, version.rows);
-    say(what, start.elapsed().as_secs_f64(), bytes, None, None);
+    say(what, (start.elapsed().as_secs_f64(), cpu() - before), bytes, None);
 }

@@ -20,7 +20,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use futures::{FutureExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::Scan;
+use super::{Scan, looks};
 use crate::store::{ArtifactStore, Blob, BlobReader};
 use crate::{Error, Result};
 
@@ -74,10 +74,7 @@ impl FileFormat {
                 let meta = ::parquet::arrow::arrow_reader::ArrowReaderMetadata::load(&file, options);
                 Ok(meta.map_err(|e| unreadable(&e))?.schema().as_ref().clone())
             }
-            Self::Csv => {
-                let format = arrow::csv::reader::Format::default().with_header(true);
-                Ok(format.infer_schema(file, None).map_err(|e| unreadable(&e))?.0)
-            }
+            Self::Csv => looks::schema(file).map_err(|e| unreadable(&e)),
             Self::JsonLines => {
                 let inferred = arrow::json::reader::infer_json_schema(std::io::BufReader::new(file), None);
                 Ok(inferred.map_err(|e| unreadable(&e))?.0)

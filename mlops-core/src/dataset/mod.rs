@@ -27,6 +27,8 @@ mod erase;
 mod expr;
 mod files;
 mod guard;
+mod import;
+mod looks;
 mod open;
 mod parquet;
 mod retention;
@@ -92,6 +94,9 @@ pub struct DataFile {
     pub path: Option<String>,
     /// Its rows.
     pub rows: u64,
+    /// The digest of its rows, if it was made from rows: a later commit of the same keeps the file as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_digest: Option<Digest>,
     /// Its format.
     #[serde(default)]
     pub format: FileFormat,
@@ -105,7 +110,7 @@ pub struct DataFile {
 
 impl DataFile {
     fn new(blob: Blob, rows: u64, format: FileFormat, partition: Partition) -> Self {
-        Self { blob, path: None, rows, format, partition, stats: Vec::new() }
+        Self { blob, path: None, rows, rows_digest: None, format, partition, stats: Vec::new() }
     }
 }
 

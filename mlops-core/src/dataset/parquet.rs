@@ -1,12 +1,13 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::TryStreamExt;
+use futures::future::{ready, try_join3};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,9 @@ use super::{
     blocking, check_schema, files, same_columns, segment, tags,
 };
 use crate::audit::{AuditEvent, AuditLog};
-use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, alone, check_name, is_whole};
+use crate::store::{
+    ArtifactStore, ArtifactStoreExt, Blob, BlobReader, BlobWriter, Lease, PutMode, Roots, alone, check_name, is_whole,
+};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
 /// Segments that are encoded at the same time.
@@ -69,79 +72,68 @@ impl ParquetDatasets {
         decode_schema(self.store.get_artifact(&version.schema).await?)
     }
 
-    /// Writes the segments that `cut` gives, and learns from them.
-    async fn write(&self, segments: BoxStream<'_, Result<(Partition, RecordBatch)>>, lease: &Lease) -> Result<Written> {
+    /// Writes segments, and learns from them. Rows that are in a `known` file are not encoded again.
+    async fn write(
+        &self,
+        segments: BoxStream<'_, Result<(Partition, RecordBatch)>>,
+        known: &BTreeMap<Digest, Blob>,
+        lease: &Lease,
+    ) -> Result<Written> {
         let encoded = segments.map(|segment| async {
             let (partition, rows) = segment?;
+            let described = blocking(move || segment::digest(&rows).map(|digest| (rows, digest)));
+            let (rows, digest) = described.await?;
+            let kept = match known.get(&digest) {
+                Some(blob) if self.is_whole(blob).await => Some(*blob),
+                _ => None,
+            };
             blocking(move || {
                 let mut sketches = stats::empty(rows.num_columns())?;
                 stats::update(&mut sketches, &rows)?;
-                Ok((partition, rows.num_rows() as u64, sketches, segment::encode(&rows)?))
+                let parts = if kept.is_none() { segment::encode(&rows)? } else { Vec::new() };
+                Ok(Encoded { partition, rows: rows.num_rows() as u64, digest, kept, parts, sketches })
             })
             .await
         });
         let mut encoded = encoded.buffered(PARALLEL);
         let mut written = Written::default();
-        while let Some((partition, rows, sketches, parts)) = encoded.try_next().await? {
-            let mut writer = BlobWriter::under(&*self.store, lease);
-            writer.write_parts(parts).await?;
-            let blob = writer.finish().await?;
-            written.add(DataFile::new(blob, rows, FileFormat::Parquet, partition), sketches)?;
+        let mut next = encoded.try_next().await?;
+        while let Some(Encoded { partition, rows, digest, kept, parts, sketches }) = next {
+            let put = async {
+                if let Some(kept) = kept {
+                    return Ok(kept);
+                }
+                let mut writer = BlobWriter::under(&*self.store, lease);
+                writer.write_parts(parts).await?;
+                writer.finish().await
+            };
+            // Meanwhile what the segments before have staged goes to the disk, and those behind are encoded.
+            let blob;
+            (blob, (), next) = try_join3(put, self.store.sync(), encoded.try_next()).await?;
+            let rows_digest = Some(digest);
+            let mut file = DataFile::new(blob, rows, FileFormat::Parquet, partition);
+            file.rows_digest = rows_digest;
+            written.add(file, sketches)?;
         }
         Ok(written)
     }
 
-    /// Keeps files as they are, and reads them once for their rows and statistics.
-    async fn import(
-        &self,
-        paths: Vec<PathBuf>,
-        schema: Option<SchemaRef>,
-        lease: &Lease,
-    ) -> Result<(SchemaRef, Written)> {
-        let mut schema = schema;
-        let mut written = Written::default();
-        for path in paths {
-            let format = FileFormat::of(&path)?;
-            let what = format!("file {}", path.display());
-            let found = {
-                let path = path.clone();
-                let known = schema.clone();
-                blocking(move || {
-                    // The columns of a text file are what we say; the others say it themselves.
-                    match (format, known) {
-                        (FileFormat::Csv | FileFormat::JsonLines, Some(known)) => Ok(known),
-                        _ => format.schema(&path).map(Arc::new),
-                    }
-                })
-                .await?
-            };
-            let wanted = Arc::clone(schema.get_or_insert_with(|| Arc::clone(&found)));
-            check_schema(&what, &wanted)?;
-            same_columns(&wanted, &found)?;
-            let mut writer = BlobWriter::under(&*self.store, lease);
-            let mut pieces = files::pieces(files::open(&path)?);
-            while let Some(piece) = pieces.try_next().await? {
-                writer.write(piece).await?;
-            }
-            let blob = writer.finish().await?;
-            let scan = Arc::new(Scan::all());
-            let unreadable = |error: Error| match error {
-                Error::InvalidInput { reason, .. } => Error::invalid(what.clone(), reason),
-                other => other,
-            };
-            let read = files::read(Arc::clone(&self.store), blob, format, Arc::clone(&wanted), scan).await;
-            let mut batches = read.map_err(unreadable)?;
-            let mut sketches = stats::empty(wanted.fields().len())?;
-            let mut rows = 0;
-            while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
-                rows += batch.num_rows() as u64;
-                stats::update(&mut sketches, &batch)?;
-            }
-            let file = DataFile::new(blob, rows, format, Partition::new());
-            written.add(file, sketches)?;
-        }
-        let schema = schema.ok_or_else(|| Error::invalid("dataset", "has no files"))?;
-        Ok((schema, written))
+    /// The files of the newest version, by their rows. Whatever cannot be read is not known.
+    async fn known(&self, name: &str) -> BTreeMap<Digest, Blob> {
+        let found = self.store.list(&format!("datasets/{name}/")).await.unwrap_or_default();
+        let newest = found.iter().max_by_key(|object| object.modified);
+        let digest = newest.and_then(|object| object.key.rsplit('/').next()?.parse().ok());
+        let version = match digest {
+            Some(digest) => self.version(name, &digest).await.ok(),
+            None => None,
+        };
+        version.iter().flat_map(|v| &v.files).filter_map(|file| Some((file.rows_digest?, file.blob))).collect()
+    }
+
+    /// Whether all bytes of a file are there.
+    async fn is_whole(&self, blob: &Blob) -> bool {
+        let Ok(reader) = BlobReader::open_as(Arc::clone(&self.store), blob).await else { return false };
+        reader.stream().try_for_each(|_| ready(Ok(()))).await.is_ok()
     }
 
     /// Commits as long as the lease holds, and says whether it did to the end.
@@ -160,7 +152,9 @@ impl ParquetDatasets {
                     Rows::Files(..) => unreachable!("matched above"),
                 };
                 check_schema(&name, &schema)?;
-                let mut written = self.write(segments(Arc::clone(&schema), batches, &partition_by), lease).await?;
+                let known = self.known(&name).await;
+                let segments = segments(Arc::clone(&schema), batches, &partition_by);
+                let mut written = self.write(segments, &known, lease).await?;
                 written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
                 (schema, written)
             }
@@ -236,6 +230,17 @@ impl ParquetDatasets {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A segment that is ready to be written.
+struct Encoded {
+    partition: Partition,
+    rows: u64,
+    digest: Digest,
+    /// The file that has it already.
+    kept: Option<Blob>,
+    parts: Vec<Bytes>,
+    sketches: Vec<ColumnSketch>,
 }
 
 /// What stays of a version that was removed.

@@ -208,12 +208,12 @@ impl ColumnSketch {
                 cast(array, &DataType::Float64)?.as_primitive::<Float64Type>().clone()
             };
             // A row is sampled by a hash of its place, so that a period in the data is no period of the sample.
-            let step = numbers.len().div_ceil(SAMPLED) as u64;
+            let share = u64::MAX / numbers.len().div_ceil(SAMPLED).max(1) as u64;
             for (i, value) in numbers.iter().enumerate() {
                 let Some(value) = value else { continue };
                 self.distinct.update(value.to_bits());
                 // Those that are no numbers cannot be made a `KllFloat`.
-                if mix(i as u64).is_multiple_of(step)
+                if mix(i as u64) <= share
                     && let Ok(value) = KllFloat::<f64>::new(value)
                 {
                     self.quantiles.update(value);
