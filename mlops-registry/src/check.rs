@@ -12,6 +12,8 @@ pub(crate) const NAME: usize = 250;
 pub(crate) const ALIAS: usize = 255;
 /// Longest value of a param or a tag, in characters.
 pub(crate) const VALUE: usize = 8_000;
+/// Longest value of a tag of a model or a version, in characters.
+pub(crate) const LABEL: usize = 100_000;
 /// Longest description, reason or comment, in characters.
 pub(crate) const TEXT: usize = 64_000;
 /// Most metrics, params and tags in one batch.
@@ -93,6 +95,12 @@ pub(crate) fn reason(what: &str, reason: &str) -> Result<()> {
 pub(crate) fn tags(tags: &BTreeMap<String, String>) -> Result<()> {
     count("tags", tags.len(), BATCH.2)?;
     tags.iter().try_for_each(|(key, value)| name("tag", key).and_then(|()| text("tag value", value, VALUE)))
+}
+
+/// Tags of a model or a version, all of them.
+pub(crate) fn labels(tags: &BTreeMap<String, String>) -> Result<()> {
+    count("tags", tags.len(), BATCH.2)?;
+    tags.iter().try_for_each(|(key, value)| name("tag", key).and_then(|()| text("tag value", value, LABEL)))
 }
 
 fn count(what: &str, found: usize, most: usize) -> Result<()> {

@@ -15,8 +15,9 @@ pub mod tracking;
 
 pub use self::error::{Error, Result};
 pub use self::registry::{
-    Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Model, ModelRegistry, ModelVersion,
-    NewModel, NewPromotion, NewVersion, Promotion, PromotionKind, PromotionState,
+    Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Hold, Model, ModelEdit, ModelRegistry,
+    ModelVersion, NewModel, NewPromotion, NewStageMove, NewVersion, Promotion, PromotionKind, PromotionState,
+    StageTable, Target, Tenure, VersionEdit,
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]

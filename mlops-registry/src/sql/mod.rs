@@ -22,14 +22,32 @@
 //!   can take.
 //! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
 
+/// Runs `$body` in the writing transaction that `$start` begins, and gives its result. A `return` or `?` in it leaves the
+/// transaction: an `Ok` keeps what was written, an error takes it back. It may run again, and so it borrows what it uses.
+macro_rules! transaction {
+    ($start:expr, |$writing:ident| $body:expr) => {{
+        let mut $writing = $start.await?;
+        let result = async { $body }.await;
+        $writing.end(result).await
+    }};
+}
+
+mod aliases;
 mod audit;
 mod db;
+mod events;
+mod holds;
 mod lineage;
 mod models;
+mod policies;
 mod promotions;
+mod registry;
+mod roots;
 mod source;
+mod stages;
 mod tokens;
 mod tracking;
+mod versions;
 
 use std::fmt;
 use std::path::Path;
@@ -120,12 +138,17 @@ impl SqlRegistry {
         Ok(self.0.database.begin_read().await.during(operation, key)?)
     }
 
-    fn allow(&self, who: &Principal, permission: Permission, mut resource: Resource) -> Result<()> {
+    fn allow(&self, who: &Principal, permission: Permission, resource: Resource) -> Result<()> {
         check::principal(who)?;
-        if let Some(project) = &self.0.project {
-            resource = resource.in_project(project);
+        Ok(self.0.authorizer.check(who, permission, &self.scoped(resource))?)
+    }
+
+    /// The resource in the registry's project, if it has one.
+    fn scoped(&self, resource: Resource) -> Resource {
+        match &self.0.project {
+            Some(project) => resource.in_project(project),
+            None => resource,
         }
-        Ok(self.0.authorizer.check(who, permission, &resource)?)
     }
 }
 
@@ -141,6 +164,14 @@ impl Writing {
     /// An audit event of this moment.
     fn event(&self, who: &Principal, action: &str, resource: impl Into<String>) -> AuditEvent {
         AuditEvent::new(self.at, &who.name, action, resource)
+    }
+
+    /// Keeps what was written if all went well, and takes it back if not.
+    async fn end<T>(self, result: Result<T>) -> Result<T> {
+        if result.is_ok() {
+            self.commit().await?;
+        }
+        result
     }
 
     /// Makes it permanent. A transaction that is dropped instead leaves no trace.
