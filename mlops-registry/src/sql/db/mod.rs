@@ -16,7 +16,7 @@ use sqlx::postgres::PgConnectOptions;
 
 #[cfg(feature = "postgres")]
 use self::postgres::Server;
-pub(super) use self::query::{Arg, Column, FromRow, On, Row, insert_all, query, row, select_in};
+pub(super) use self::query::{Arg, Column, FromRow, On, Row, built, insert_all, query, row, select_in};
 #[cfg(feature = "sqlite")]
 use self::sqlite::Files;
 #[cfg(feature = "sqlite")]
@@ -62,7 +62,7 @@ impl Conn {
         }
     }
 
-    fn is_sqlite(&self) -> bool {
+    pub(super) fn is_sqlite(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) => true,
