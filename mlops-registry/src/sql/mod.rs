@@ -50,6 +50,7 @@ mod policies;
 mod promotions;
 mod registry;
 mod roots;
+mod search;
 mod source;
 mod stages;
 mod tokens;
