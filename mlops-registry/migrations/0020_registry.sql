@@ -152,3 +152,25 @@ CREATE TABLE package_files (
     digest  TEXT NOT NULL,
     PRIMARY KEY (package, digest)
 );
+
+-- What models and versions are searched by; `tags` beside their other columns has the same.
+CREATE TABLE model_tags (
+    model TEXT NOT NULL REFERENCES models (name) ON UPDATE CASCADE,
+    name  TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (model, name)
+);
+INSERT INTO model_tags (model, name, value)
+SELECT models.name, tag.key, tag.value FROM models, json_each(tags) AS tag;
+CREATE INDEX model_tags_by_value ON model_tags (name, substr(value, 1, 250));
+CREATE TABLE version_tags (
+    model   TEXT   NOT NULL REFERENCES models (name) ON UPDATE CASCADE,
+    version BIGINT NOT NULL,
+    name    TEXT   NOT NULL,
+    value   TEXT   NOT NULL,
+    PRIMARY KEY (model, version, name)
+);
+INSERT INTO version_tags (model, version, name, value)
+SELECT versions.model, versions.version, tag.key, tag.value FROM versions, json_each(tags) AS tag;
+CREATE INDEX version_tags_by_value ON version_tags (name, substr(value, 1, 250));
+CREATE INDEX versions_by_run ON versions (run_id);

@@ -28,6 +28,7 @@ pub use self::promotion::{
 };
 pub use self::stage::StageTable;
 use crate::Result;
+use crate::search::{Page, Search};
 
 /// Keeps models, versions, aliases and stages, and lets an alias or a stage move only as its policy says.
 ///
@@ -90,6 +91,9 @@ pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
     /// Every model.
     async fn models(&self) -> Result<Vec<Model>>;
 
+    /// The models that a search finds, in its order: see [`search`](crate::search).
+    async fn search_models(&self, search: Search) -> Result<Page<Model>>;
+
     /// Says what it takes to move an alias, set or not. Needs [`Permission::Administer`](mlops_core::Permission::Administer).
     async fn set_policy(&self, who: &Principal, model: &str, alias: &str, policy: AliasPolicy) -> Result<()>;
 
@@ -135,6 +139,9 @@ pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
 
     /// Every version of a model.
     async fn versions(&self, model: &str) -> Result<Vec<ModelVersion>>;
+
+    /// The versions of all models that a search finds, in its order: see [`search`](crate::search).
+    async fn search_versions(&self, search: Search) -> Result<Page<ModelVersion>>;
 
     /// The newest version in each of these stages, or in each stage if none is named, in the order of the table. Stages
     /// without a version are left out.
@@ -258,6 +265,10 @@ impl<R: ModelRegistry + ?Sized> ModelRegistry for Arc<R> {
         (**self).models().await
     }
 
+    async fn search_models(&self, search: Search) -> Result<Page<Model>> {
+        (**self).search_models(search).await
+    }
+
     async fn set_policy(&self, who: &Principal, model: &str, alias: &str, policy: AliasPolicy) -> Result<()> {
         (**self).set_policy(who, model, alias, policy).await
     }
@@ -306,6 +317,10 @@ impl<R: ModelRegistry + ?Sized> ModelRegistry for Arc<R> {
 
     async fn versions(&self, model: &str) -> Result<Vec<ModelVersion>> {
         (**self).versions(model).await
+    }
+
+    async fn search_versions(&self, search: Search) -> Result<Page<ModelVersion>> {
+        (**self).search_versions(search).await
     }
 
     async fn latest_versions(&self, model: &str, stages: &[&str]) -> Result<Vec<ModelVersion>> {

@@ -6,6 +6,8 @@ use std::fmt::{self, Display};
 use mlops_core::{Digest, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::search::{DatasetFilter, Field, Order, Searched, Value};
+
 /// A model to be registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -57,6 +59,22 @@ pub struct Model {
     pub updated_at: Timestamp,
     /// The number of its newest version, 0 without any.
     pub latest: u64,
+}
+
+impl Searched for Model {
+    fn values(&self, field: &Field, _datasets: &[DatasetFilter]) -> Vec<Value> {
+        vec![match field {
+            Field::Tag(key) => self.tags.get(key).cloned().into(),
+            Field::Attribute("name") => Value::Text(self.name.clone()),
+            Field::Attribute("creation_timestamp") => Value::Time(self.created_at.timestamp_micros()),
+            Field::Attribute("last_updated_timestamp") => Value::Time(self.updated_at.timestamp_micros()),
+            _ => Value::Missing,
+        }]
+    }
+
+    fn key(&self, order: &Order) -> Value {
+        self.values(&order.field, &[]).pop().unwrap_or(Value::Missing)
+    }
 }
 
 /// What is to change of a model; what it does not name stays.
@@ -202,7 +220,7 @@ impl NewVersion {
         self
     }
 
-    /// Gives it a key: the same package and run under another key is another version. Without one (the default) there is
+    /// Gives it a key, of at most 250 characters: the same package and run under another key is another version. Without one (the default) there is
     /// one version of each package and run, so that a repeated registration changes nothing.
     #[must_use]
     pub fn key(mut self, key: impl Into<String>) -> Self {
@@ -253,6 +271,26 @@ impl Display for ModelVersion {
         let at = created_at.format("%Y-%m-%d %H:%M");
         write!(f, "{model} v{version} ({}) by {author} at {at}", package.short())?;
         if description.is_empty() { Ok(()) } else { write!(f, ": {description}") }
+    }
+}
+
+impl Searched for ModelVersion {
+    fn values(&self, field: &Field, _datasets: &[DatasetFilter]) -> Vec<Value> {
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        vec![match field {
+            Field::Tag(key) => self.tags.get(key).cloned().into(),
+            Field::Attribute("name") => Value::Text(self.model.clone()),
+            Field::Attribute("version_number") => Value::Count(i64::try_from(self.version).unwrap_or(i64::MAX)),
+            Field::Attribute("run_id") => self.run.map(|run| run.to_string()).into(),
+            Field::Attribute("source_path") => given(&self.source).into(),
+            Field::Attribute("creation_timestamp") => Value::Time(self.created_at.timestamp_micros()),
+            Field::Attribute("last_updated_timestamp") => Value::Time(self.updated_at.timestamp_micros()),
+            _ => Value::Missing,
+        }]
+    }
+
+    fn key(&self, order: &Order) -> Value {
+        self.values(&order.field, &[]).pop().unwrap_or(Value::Missing)
     }
 }
 

@@ -6,10 +6,12 @@ use mlops_core::lineage::{Edge, Node, NodeRef};
 use mlops_core::{Digest, Error as CoreError, Permission, Principal, Resource};
 use serde_json::{Value, json};
 
-use super::db::{self, Backend as _, Conn};
+use super::db::{self, Arg, Backend as _, Conn};
+use super::search::{self, Layout, Named, Sql};
 use super::versions::{drop_version, live_numbers, protections};
 use super::{SqlRegistry, Writing, audit, lineage};
 use crate::registry::{EventKind, Model, ModelEdit, NewModel};
+use crate::search::{Entity, Page, Plan, Search};
 use crate::{Error, Result, check};
 
 db::row! {
@@ -140,7 +142,37 @@ pub(super) fn audited_tags(changes: &[TagChange]) -> (Value, Value) {
     (json!(before), json!(after))
 }
 
+/// How models are searched.
+const LAYOUT: Layout = Layout {
+    entity: Entity::Models,
+    columns: "m.*, (SELECT COALESCE(MAX(v.version), 0) FROM versions v WHERE v.model = m.name \
+              AND v.deleted_at IS NULL) AS latest",
+    from: "models m",
+    attribute: |name| match name {
+        "name" => ("m.name", false),
+        "creation_timestamp" => ("m.created_at", false),
+        _ => ("m.updated_at", false),
+    },
+    tags: Named { table: "model_tags", owner: "model", of: "m.name" },
+    params: None,
+    metrics: None,
+    inputs: None,
+};
+
 impl Writing {
+    /// Writes the tags that a model is searched by.
+    async fn index_tags(&mut self, model: &str, tags: &BTreeMap<String, String>) -> Result<()> {
+        const WHAT: &str = "write tags of";
+        db::query("DELETE FROM model_tags WHERE model = $1")
+            .bind(model)
+            .execute(&mut self.tx)
+            .await
+            .during(WHAT, model)?;
+        let rows = tags.iter().map(|(name, value)| [Arg::from(model), name.into(), value.into()]).collect();
+        let insert = "INSERT INTO model_tags (model, name, value)";
+        Ok(db::insert_all(&mut self.tx, insert, rows, "").await.during(WHAT, model)?)
+    }
+
     /// Tells of each changed tag.
     pub(super) async fn tell_tags(&mut self, model: &str, version: Option<u64>, changes: &[TagChange]) -> Result<()> {
         let (set, removed) = match version {
@@ -263,6 +295,7 @@ impl SqlRegistry {
                 .execute(&mut writing.tx)
                 .await
                 .during("create model", &new.name)?;
+            writing.index_tags(&new.name, &new.tags).await?;
             let after = json!({ "description": new.description, "tags": new.tags });
             let audited = writing.event(who, "model.create", format!("model {}", new.name)).change(json!(null), after);
             audit::append(&mut writing.tx, audited).await?;
@@ -321,6 +354,7 @@ impl SqlRegistry {
             }
             if !changes.is_empty() {
                 (was["tags"], is["tags"]) = audited_tags(&changes);
+                writing.index_tags(current, &tags).await?;
                 writing.tell_tags(current, None, &changes).await?;
             }
             let audited = writing.event(who, "model.edit", format!("model {}", before.name)).change(was, is);
@@ -366,6 +400,16 @@ impl SqlRegistry {
             audit::append(&mut writing.tx, audited.change(before, Value::Null).because(reason)).await?;
             writing.tell_of(EventKind::ModelDeleted, name, None, &[]).await
         })
+    }
+
+    pub(super) async fn find_models(&self, search: Search) -> Result<Page<Model>> {
+        let plan = Plan::new(Entity::Models, &search, &())?;
+        let mut tx = self.read("search", "models").await?;
+        let scope = |sql: &mut Sql| {
+            sql.push("m.deleted_at IS NULL");
+        };
+        let rows: Vec<ModelRow> = search::find(&mut tx, &LAYOUT, &plan, scope).await?;
+        Ok(plan.page(rows.into_iter().map(ModelRow::model).collect::<Result<_>>()?))
     }
 
     pub(super) async fn list_models(&self) -> Result<Vec<Model>> {

@@ -14,6 +14,7 @@ use crate::registry::{
     Alias, AliasPolicy, Event, Hold, Model, ModelEdit, ModelRegistry, ModelVersion, NewModel, NewPromotion,
     NewStageMove, NewVersion, Promotion, StageTable, Target, Tenure, VersionEdit,
 };
+use crate::search::{Page, Search};
 
 #[async_trait]
 impl ModelRegistry for SqlRegistry {
@@ -85,6 +86,14 @@ impl ModelRegistry for SqlRegistry {
 
     async fn versions(&self, model: &str) -> Result<Vec<ModelVersion>> {
         self.list_versions(model).await
+    }
+
+    async fn search_models(&self, search: Search) -> Result<Page<Model>> {
+        self.find_models(search).await
+    }
+
+    async fn search_versions(&self, search: Search) -> Result<Page<ModelVersion>> {
+        self.find_versions(search).await
     }
 
     async fn latest_versions(&self, model: &str, stages: &[&str]) -> Result<Vec<ModelVersion>> {

@@ -6,11 +6,13 @@ use mlops_core::lineage::{Edge, Node, NodeRef};
 use mlops_core::{Digest, Error as CoreError, Package, Permission, Principal, Provenance, Resource, RunId};
 use serde_json::{Value, json};
 
-use super::db::{self, Backend as _, Conn};
+use super::db::{self, Arg, Backend as _, Conn};
 use super::models::{audited_tags, check_edit, edit_tags, find_model};
 use super::policies::{find_policy, find_stages};
+use super::search::{self, Layout, Named, Sql};
 use super::{SqlRegistry, Writing, aliases, audit, holds, lineage, promotions, roots};
 use crate::registry::{EventKind, ModelVersion, NewVersion, Target, VersionEdit, list};
+use crate::search::{Entity, Page, Plan, Search};
 use crate::{Error, Result, check};
 
 db::row! {
@@ -53,6 +55,40 @@ impl VersionRow {
             updated_at: db::time(self.updated_at),
         })
     }
+}
+
+/// How versions are searched.
+const LAYOUT: Layout = Layout {
+    entity: Entity::Versions,
+    columns: "v.*",
+    from: "versions v",
+    attribute: |name| match name {
+        "name" => ("v.model", false),
+        "version_number" => ("v.version", false),
+        "run_id" => ("NULLIF(v.run_id, '')", true),
+        "source_path" => ("NULLIF(v.source, '')", true),
+        "creation_timestamp" => ("v.created_at", false),
+        _ => ("v.updated_at", false),
+    },
+    tags: Named { table: "version_tags", owner: "model, version", of: "(v.model, v.version)" },
+    params: None,
+    metrics: None,
+    inputs: None,
+};
+
+/// Writes the tags that a version is searched by.
+async fn index_tags(conn: &mut Conn, model: &str, version: u64, tags: &BTreeMap<String, String>) -> Result<()> {
+    const WHAT: &str = "write tags of";
+    let version = db::to_i64(version);
+    db::query("DELETE FROM version_tags WHERE model = $1 AND version = $2")
+        .bind(model)
+        .bind(version)
+        .execute(&mut *conn)
+        .await
+        .during(WHAT, model)?;
+    let rows = tags.iter().map(|(name, value)| [Arg::from(model), version.into(), name.into(), value.into()]).collect();
+    let insert = "INSERT INTO version_tags (model, version, name, value)";
+    Ok(db::insert_all(conn, insert, rows, "").await.during(WHAT, model)?)
 }
 
 async fn with_aliases(conn: &mut Conn, row: VersionRow) -> Result<ModelVersion> {
@@ -233,9 +269,9 @@ impl SqlRegistry {
     pub(super) async fn insert_version(&self, who: &Principal, new: NewVersion) -> Result<ModelVersion> {
         check::text("description", &new.description, check::TEXT)?;
         check::labels(&new.tags)?;
-        for (what, text) in [("source", &new.source), ("run link", &new.run_link), ("key", &new.key)] {
-            check::text(what, text, check::VALUE)?;
-        }
+        check::text("source", &new.source, check::VALUE)?;
+        check::text("run link", &new.run_link, check::VALUE)?;
+        check::text("key", &new.key, check::NAME)?;
         new.logged_model.iter().try_for_each(|id| check::name("logged model", id))?;
         self.allow(who, Permission::Register, Resource::model(&new.model))?;
         let mut reading = self.read("create version of", &new.model).await?;
@@ -310,6 +346,7 @@ impl SqlRegistry {
             .execute(&mut writing.tx)
             .await
             .during("create version of", &version.model)?;
+            index_tags(&mut writing.tx, &version.model, version.version, &version.tags).await?;
             roots::remember(&mut writing.tx, &new.package, &files).await?;
             let (node, edges) = origins(&version, provenance.as_ref());
             lineage::record(&mut writing.tx, &[node], &edges).await?;
@@ -368,6 +405,7 @@ impl SqlRegistry {
             }
             if !changes.is_empty() {
                 (was["tags"], is["tags"]) = audited_tags(&changes);
+                index_tags(&mut writing.tx, model, version, &tags).await?;
                 writing.tell_tags(model, Some(version), &changes).await?;
             }
             let audited = writing.event(who, "version.edit", format!("model {model}/{version}")).change(was, is);
@@ -400,6 +438,16 @@ impl SqlRegistry {
         let mut tx = self.read("list versions of", model).await?;
         find_model(&mut tx, model).await?;
         read_versions(&mut tx, model).await
+    }
+
+    pub(super) async fn find_versions(&self, search: Search) -> Result<Page<ModelVersion>> {
+        let plan = Plan::new(Entity::Versions, &search, &())?;
+        let mut tx = self.read("search", "model versions").await?;
+        let scope = |sql: &mut Sql| {
+            sql.push("v.deleted_at IS NULL");
+        };
+        let rows: Vec<VersionRow> = search::find(&mut tx, &LAYOUT, &plan, scope).await?;
+        Ok(plan.page(all_with_aliases(&mut tx, rows).await?))
     }
 
     pub(super) async fn newest_by_stage(&self, model: &str, stages: &[&str]) -> Result<Vec<ModelVersion>> {
@@ -435,19 +483,28 @@ async fn read_versions(conn: &mut Conn, model: &str) -> Result<Vec<ModelVersion>
             .fetch_all(&mut *conn)
             .await
             .during("list versions of", model)?;
-    let pointing: Vec<(i64, String)> =
-        db::query("SELECT version, alias FROM aliases WHERE model = $1 AND version IS NOT NULL ORDER BY alias")
-            .bind(model)
-            .fetch_all(conn)
-            .await
-            .during("list aliases of", model)?;
-    let mut aliases: HashMap<i64, Vec<String>> = HashMap::new();
-    for (version, alias) in pointing {
-        aliases.entry(version).or_default().push(alias);
+    all_with_aliases(conn, rows).await
+}
+
+/// The versions of rows, of any models, with the aliases that point at them.
+async fn all_with_aliases(conn: &mut Conn, rows: Vec<VersionRow>) -> Result<Vec<ModelVersion>> {
+    // Far below the number of parameters that a statement may have.
+    const AT_ONCE: usize = 10_000;
+    let mut models: Vec<String> = rows.iter().map(|row| row.model.clone()).collect();
+    models.sort_unstable();
+    models.dedup();
+    let mut aliases: HashMap<(String, i64), Vec<String>> = HashMap::new();
+    for some in models.chunks(AT_ONCE) {
+        const SELECT: &str = "SELECT model, version, alias FROM aliases WHERE version IS NOT NULL AND model";
+        let pointing: Vec<(String, i64, String)> =
+            db::select_in(conn, SELECT, some, "ORDER BY alias").await.during("list aliases of", &some[0])?;
+        for (model, version, alias) in pointing {
+            aliases.entry((model, version)).or_default().push(alias);
+        }
     }
     rows.into_iter()
         .map(|row| {
-            let pointing = aliases.remove(&row.version).unwrap_or_default();
+            let pointing = aliases.remove(&(row.model.clone(), row.version)).unwrap_or_default();
             row.version(pointing)
         })
         .collect()
