@@ -71,7 +71,16 @@ macro_rules! model_registry_conformance {
             a_rejected_request_keeps_its_reason, decided_is_decided, repeated_calls_change_nothing,
             rollbacks_undo_one_by_one, a_rollback_makes_open_requests_stale, aliases_travel_in_time,
             names_are_checked, missing_things_are_not_found, each_call_needs_its_permission,
-            events_tell_every_change, evidence_reads_back);
+            events_tell_every_change, evidence_reads_back,
+            models_are_edited, a_renamed_model_takes_all_along, deleted_models_are_gone, versions_are_edited,
+            a_key_makes_another_version, deleted_versions_take_their_aliases_along,
+            protected_versions_are_not_deleted, holds_are_kept_until_released, searches_find_what_fits,
+            edits_leave_requests_alone, an_alias_moves_in_one_call, a_call_that_lacks_approvals_leaves_a_request,
+            a_removed_alias_comes_back, a_removal_makes_open_requests_stale, who_asked_may_withdraw,
+            alias_history_tells_who_was_champion, stages_move_with_a_record, stages_move_by_the_table,
+            existing_versions_make_way, a_protected_stage_needs_its_approvals, of_two_stage_moves_one_wins,
+            stages_travel_in_time, approvals_count_as_the_policy_says, approvals_and_evidence_expire,
+            named_checks_must_have_passed);
     };
     (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {
