@@ -129,10 +129,11 @@ impl Server {
 }
 
 /// The migrations as PostgreSQL takes them: text is ordered and compared by its bytes, as in SQLite, and tables have no
-/// row ids to be without. What identifies a migration is the text that both have.
+/// row ids to be without, and JSON has a type of its own. What identifies a migration is the text that both have.
 fn migrations() -> Migrator {
     let adapt = |migration: &Migration| {
         let sql = migration.sql.as_str().replace(" TEXT", " TEXT COLLATE \"C\"").replace(" WITHOUT ROWID", "");
+        let sql = sql.replace("json_each(tags)", "json_each_text(CAST(tags AS JSON))");
         Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
     };
     Migrator {
