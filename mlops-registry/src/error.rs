@@ -1,6 +1,7 @@
-use mlops_core::{PromotionId, RunId};
+use mlops_core::PromotionId;
 
 use crate::registry::{PromotionState, Target};
+use crate::tracking::ArtifactOwner;
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -96,11 +97,11 @@ pub enum Error {
         /// How it ended.
         state: PromotionState,
     },
-    /// A parameter of a run keeps its first value.
-    #[error("param {key:?} of run {run} is {old:?} and may not become {new:?}; log it under another key")]
+    /// A parameter of a run or a logged model keeps its first value.
+    #[error("param {key:?} of {of} is {old:?} and may not become {new:?}; log it under another key")]
     ParamChanged {
-        /// The run.
-        run: RunId,
+        /// The run or the logged model.
+        of: ArtifactOwner,
         /// The parameter.
         key: String,
         /// Its value.

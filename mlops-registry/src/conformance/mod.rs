@@ -42,7 +42,15 @@ macro_rules! tracking_store_conformance {
             metrics_keep_nan_and_infinity, the_latest_metric_is_by_step_time_value, repeated_points_are_one,
             inputs_and_artifacts_are_idempotent, runs_end_once, runs_are_listed_newest_first,
             missing_things_are_not_found, only_those_who_may_track, bad_input_is_refused,
-            concurrent_batches_all_arrive);
+            concurrent_batches_all_arrive, experiments_are_found_by_id, experiments_are_renamed_and_tagged,
+            a_deleted_experiment_keeps_its_name, an_experiment_takes_its_runs_along, deleted_runs_take_no_changes,
+            a_run_may_have_started_before, runs_are_edited, inputs_of_other_tools_are_kept, metrics_come_in_pages,
+            logged_models_are_idempotent_by_id, logged_models_are_finished_and_edited,
+            logged_models_keep_what_runs_measured, runs_know_their_models, logged_models_are_deleted_and_restored,
+            artifacts_are_overwritten_where_asked, artifacts_are_removed, artifacts_are_listed_by_directory,
+            artifact_paths_stay_inside, runs_are_found_by_every_field, every_operator_filters, orders_put_nan_and_missing_last,
+            pages_have_no_gap_and_no_overlap, page_tokens_belong_to_their_search, experiments_are_searched,
+            logged_models_are_searched, wrong_searches_are_refused);
     };
     (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {

@@ -44,7 +44,8 @@ pub(super) async fn remember(conn: &mut Conn, package: &Digest, files: &[Digest]
     Ok(())
 }
 
-/// The packages of all versions, deleted ones until they are purged, and the artifacts of all runs.
+/// The packages of all versions, deleted ones until they are purged, and the artifacts of all runs and logged
+/// models.
 #[async_trait]
 impl Roots for SqlRegistry {
     async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
@@ -67,7 +68,8 @@ impl Roots for SqlRegistry {
         }
         let named: Vec<String> = db::query(
             "SELECT package FROM versions UNION SELECT f.digest FROM package_files f \
-             WHERE f.package IN (SELECT package FROM versions) UNION SELECT digest FROM run_artifacts",
+             WHERE f.package IN (SELECT package FROM versions) UNION SELECT digest FROM run_artifacts \
+             UNION SELECT digest FROM logged_model_artifacts",
         )
         .fetch_all(&self.0.database)
         .await
