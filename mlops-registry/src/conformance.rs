@@ -43,10 +43,11 @@ fn who(name: &str, role: Role) -> Principal {
 }
 
 /// Tests of [`TrackingStore`]'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
+/// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! tracking_store_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::tracking_store_conformance!(@ $suite, $fresh;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::tracking_store_conformance!(@ [$(#[$attribute])*] $suite, $fresh;
             experiments_are_idempotent_by_name, runs_are_idempotent_by_id, what_was_logged_is_there,
             params_keep_their_first_value, a_refused_batch_leaves_nothing, tags_take_the_last_value,
             metrics_keep_nan_and_infinity, the_latest_metric_is_by_step_time_value, repeated_points_are_one,
@@ -54,17 +55,19 @@ macro_rules! tracking_store_conformance {
             missing_things_are_not_found, only_those_who_may_track, bad_input_is_refused,
             concurrent_batches_all_arrive);
     };
-    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+    (@ $attributes:tt $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (fresh, _alive) = $fresh;
-                    $crate::conformance::tracking_store::$case(&fresh).await;
-                }
-            )+
+            $($crate::tracking_store_conformance!(@@ $attributes $case, $fresh);)+
+        }
+    };
+    (@@ [$(#[$attribute:meta])*] $case:ident, $fresh:expr) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $case() {
+            let (fresh, _alive) = $fresh;
+            $crate::conformance::tracking_store::$case(&fresh).await;
         }
     };
 }
@@ -366,10 +369,11 @@ pub mod tracking_store {
 }
 
 /// Tests of [`ModelRegistry`]'s contract: `model_registry_conformance!(name, (registry, artifact_store, keep_alive))`.
+/// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! model_registry_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::model_registry_conformance!(@ $suite, $fresh;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::model_registry_conformance!(@ [$(#[$attribute])*] $suite, $fresh;
             models_are_idempotent_by_name, versions_count_from_one, a_repeated_version_is_the_same,
             a_version_needs_its_package, concurrent_versions_leave_no_gap, an_unprotected_alias_moves_on_request,
             a_protected_alias_needs_its_approvals, four_eyes_hold_whatever_the_role, approvals_count_people,
@@ -379,17 +383,19 @@ macro_rules! model_registry_conformance {
             names_are_checked, missing_things_are_not_found, each_call_needs_its_permission,
             events_tell_every_change, evidence_reads_back);
     };
-    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+    (@ $attributes:tt $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (fresh, artifacts, _alive) = $fresh;
-                    $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
-                }
-            )+
+            $($crate::model_registry_conformance!(@@ $attributes $case, $fresh);)+
+        }
+    };
+    (@@ [$(#[$attribute:meta])*] $case:ident, $fresh:expr) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $case() {
+            let (fresh, artifacts, _alive) = $fresh;
+            $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
         }
     };
 }

@@ -20,7 +20,7 @@ pub use self::registry::{
 };
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
-pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder};
+pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder, Watch};
 pub use self::tracking::{
     Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,
 };

@@ -195,10 +195,10 @@ pub(super) async fn tell(conn: &mut Conn, event: Event) -> Result<()> {
     .bind(&event.alias)
     .bind(event.revision.map(db::to_i64))
     .bind(event.promotion.map(|p| p.to_string()))
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .during("write event of", &event.model)?;
-    Ok(())
+    Ok(db::ring(conn).await.during("write event of", &event.model)?)
 }
 
 fn event(at: Timestamp, kind: EventKind, model: &str, version: Option<u64>) -> Event {
