@@ -112,14 +112,19 @@ pub(crate) async fn measure(registry: &SqlRegistry, batches: i64) {
     let ana = who("ana", Role::Contributor);
     registry.create_experiment(&ana, NewExperiment::new("e")).await.unwrap();
     for callers in [1_u64, 8, 64, 256] {
-        let run = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();
-        let (began, each) = (Instant::now(), 5_000 / callers.max(5));
-        let tasks: Vec<_> = (0..callers)
-            .map(|c| {
+        let each = 5_000 / callers.max(5);
+        let mut runs = Vec::new();
+        for _ in 0..callers {
+            runs.push(registry.start_run(&ana, NewRun::new("e")).await.unwrap().id());
+        }
+        let began = Instant::now();
+        let tasks: Vec<_> = runs
+            .iter()
+            .map(|&run| {
                 let (registry, ana) = (registry.clone(), ana.clone());
                 tokio::spawn(async move {
-                    for i in 0..each {
-                        let batch = LogBatch::new().metric("m", i as f64, (c * each + i) as i64, SystemClock.now());
+                    for i in 0..each as i64 {
+                        let batch = LogBatch::new().metric("m", i as f64, i, SystemClock.now());
                         registry.log_batch(&ana, run, batch).await.unwrap();
                     }
                 })
@@ -129,7 +134,9 @@ pub(crate) async fn measure(registry: &SqlRegistry, batches: i64) {
             task.await.unwrap();
         }
         let took = began.elapsed().as_secs_f64();
-        assert_eq!(registry.metric_history(run, "m").await.unwrap().len() as u64, callers * each);
+        for run in runs {
+            assert_eq!(registry.metric_history(run, "m").await.unwrap().len() as u64, each);
+        }
         println!("{callers} callers: {:.0} durable calls/s", (callers * each) as f64 / took);
     }
     let run = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();

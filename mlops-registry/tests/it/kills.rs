@@ -9,8 +9,8 @@ use mlops_core::audit::AuditLogExt as _;
 use mlops_core::{Principal, Role, RunId, clock};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
-    Durability, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, Result,
-    SqlRegistry, TrackingStore,
+    Durability, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, SqlRegistry,
+    TrackingStore,
 };
 
 use crate::place::{Dice, Place, scale};
@@ -81,7 +81,7 @@ async fn write_on(
             let version = again!(registry.create_version(ana, NewVersion::new("m", package))).version;
             acknowledge(format!("version {version} {package}"));
             let alias = format!("a{task}");
-            let id = mlops_core::PromotionId::derived(clock::from_micros(step), &task.to_le_bytes());
+            let id = mlops_core::PromotionId::derived(clock::from_micros(step), format!("{task}-{step}").as_bytes());
             again!(registry.request_promotion(ana, NewPromotion::new("m", version, &alias).id(id)));
             let moved = again!(registry.promote(dan, id));
             acknowledge(format!("move {alias} {} {version}", moved.revision.unwrap()));

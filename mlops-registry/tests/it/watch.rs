@@ -101,8 +101,8 @@ async fn a_registry_in_memory_is_kept_by_its_backup() {
     let (registry, store) = in_memory().await;
     let dir = tempfile::tempdir().unwrap();
     registry.create_model(&who("ana", Role::Contributor), NewModel::new("m")).await.unwrap();
-    registry.backup(dir.path().join("kept.db")).await.unwrap();
-    let kept = builder(&store).open_sqlite(dir.path().join("kept.db")).await.unwrap();
+    registry.backup(dir.path().join("ke pt%20?#.db")).await.unwrap();
+    let kept = builder(&store).open_sqlite(dir.path().join("ke pt%20?#.db")).await.unwrap();
     assert_eq!(kept.models().await.unwrap(), registry.models().await.unwrap());
 }
 

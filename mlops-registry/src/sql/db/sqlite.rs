@@ -117,7 +117,9 @@ impl Files {
         let part = format!("{text}.{}.part", at.timestamp_micros());
         let copied = async {
             let mut conn = self.read.acquire().await?;
-            sqlx::query("VACUUM INTO $1").bind(&*part).execute(&mut *conn).await
+            // As a URI with its mode: a database in memory would be copied into memory otherwise.
+            let target = uri(&std::path::absolute(&part)?.to_string_lossy());
+            sqlx::query("VACUUM INTO $1").bind(target).execute(&mut *conn).await
         };
         let copied = copied.await;
         let (from, to) = (PathBuf::from(&part), path.to_owned());
@@ -140,6 +142,14 @@ impl Files {
         self.read.close().await;
         self.write.pool().close().await;
     }
+}
+
+/// A file's absolute path as SQLite reads it, to be created if it is not there.
+fn uri(path: &str) -> String {
+    let path = if cfg!(windows) { path.replace('\\', "/") } else { path.to_owned() };
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let root = if path.starts_with('/') { "" } else { "/" };
+    format!("file:{root}{path}?mode=rwc")
 }
 
 /// Brings a file to disk and gives it its name, unless that is taken.
