@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mlops_core::lineage::NodeRef;
 use mlops_core::{Error, Principal, Result};
 
 use crate::tracking::{LogBatch, RunInput};
@@ -163,6 +164,29 @@ pub(crate) fn path(what: &str, path: &str) -> Result<()> {
 
 pub(crate) fn principal(who: &Principal) -> Result<()> {
     name("principal", &who.name)
+}
+
+/// A schema of a PostgreSQL database: a name that needs no quotes, and leaves room for a channel's name made from it.
+#[cfg(feature = "postgres")]
+pub(crate) fn schema(name: &str) -> Result<()> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let good =
+        (1..=50).contains(&name.len()) && name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !good || name.starts_with("pg_") {
+        let rule = "must be 1 to 50 lower-case letters, digits and '_', not start with a digit and not with pg_";
+        return Err(Error::invalid("schema", format!("{:?} {rule}", shown(name))));
+    }
+    Ok(())
+}
+
+/// A node of the lineage graph: two ids fit into an index entry of PostgreSQL.
+pub(crate) fn node(node: &NodeRef) -> Result<()> {
+    const BYTES: usize = 1_200;
+    if node.id.len() > BYTES {
+        let (bytes, start) = (node.id.len(), shown(&node.id));
+        return Err(Error::invalid("lineage node", format!("{start:?} ({bytes} bytes) is longer than {BYTES} bytes")));
+    }
+    Ok(())
 }
 
 /// The size of a page.

@@ -23,7 +23,7 @@ pub use self::registry::{
 pub use self::search::{LifecycleStage, Page, Search, View};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
-pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder};
+pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder, Watch};
 pub use self::tracking::{
     Artifact, ArtifactMode, ArtifactOwner, Experiment, ExperimentEdit, LogBatch, LoggedModel, LoggedModelEdit,
     LoggedModelId, LoggedModelStatus, Metric, MetricDataset, MetricLogger, ModelMetric, NewExperiment, NewLoggedModel,

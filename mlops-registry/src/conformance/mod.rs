@@ -33,10 +33,11 @@ fn who(name: &str, role: Role) -> Principal {
 }
 
 /// Tests of [`TrackingStore`]'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
+/// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! tracking_store_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::tracking_store_conformance!(@ $suite, $fresh;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::tracking_store_conformance!(@ [$(#[$attribute])*] $suite, $fresh;
             experiments_are_idempotent_by_name, runs_are_idempotent_by_id, what_was_logged_is_there,
             params_keep_their_first_value, a_refused_batch_leaves_nothing, tags_take_the_last_value,
             metrics_keep_nan_and_infinity, the_latest_metric_is_by_step_time_value, repeated_points_are_one,
@@ -52,26 +53,29 @@ macro_rules! tracking_store_conformance {
             pages_have_no_gap_and_no_overlap, page_tokens_belong_to_their_search, experiments_are_searched,
             logged_models_are_searched, wrong_searches_are_refused);
     };
-    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+    (@ $attributes:tt $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (fresh, _alive) = $fresh;
-                    $crate::conformance::tracking_store::$case(&fresh).await;
-                }
-            )+
+            $($crate::tracking_store_conformance!(@@ $attributes $case, $fresh);)+
+        }
+    };
+    (@@ [$(#[$attribute:meta])*] $case:ident, $fresh:expr) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $case() {
+            let (fresh, _alive) = $fresh;
+            $crate::conformance::tracking_store::$case(&fresh).await;
         }
     };
 }
 
 /// Tests of [`ModelRegistry`]'s contract: `model_registry_conformance!(name, (registry, artifact_store, keep_alive))`.
+/// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! model_registry_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::model_registry_conformance!(@ $suite, $fresh;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::model_registry_conformance!(@ [$(#[$attribute])*] $suite, $fresh;
             models_are_idempotent_by_name, versions_count_from_one, a_repeated_version_is_the_same,
             a_version_needs_its_package, concurrent_versions_leave_no_gap, an_unprotected_alias_moves_on_request,
             a_protected_alias_needs_its_approvals, four_eyes_hold_whatever_the_role, approvals_count_people,
@@ -90,17 +94,19 @@ macro_rules! model_registry_conformance {
             stages_travel_in_time, approvals_count_as_the_policy_says, approvals_and_evidence_expire,
             named_checks_must_have_passed);
     };
-    (@ $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
+    (@ $attributes:tt $suite:ident, $fresh:expr; $($case:ident),+ $(,)?) => {
         mod $suite {
             #[allow(unused_imports)]
             use super::*;
-            $(
-                #[tokio::test]
-                async fn $case() {
-                    let (fresh, artifacts, _alive) = $fresh;
-                    $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
-                }
-            )+
+            $($crate::model_registry_conformance!(@@ $attributes $case, $fresh);)+
+        }
+    };
+    (@@ [$(#[$attribute:meta])*] $case:ident, $fresh:expr) => {
+        #[tokio::test]
+        $(#[$attribute])*
+        async fn $case() {
+            let (fresh, artifacts, _alive) = $fresh;
+            $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
         }
     };
 }

@@ -64,10 +64,10 @@ pub(super) async fn tell(conn: &mut Conn, event: Event) -> Result<()> {
     .bind(event.revision.map(db::to_i64))
     .bind(event.promotion.map(|p| p.to_string()))
     .bind(details)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .during("write event of", &event.model)?;
-    Ok(())
+    Ok(db::ring(conn).await.during("write event of", &event.model)?)
 }
 
 impl Writing {
