@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use mlops_core::{Principal, PromotionId, Timestamp};
 
 pub use self::event::{Event, EventKind};
-pub use self::model::{Hold, Model, ModelEdit, ModelVersion, NewModel, NewVersion, VersionEdit};
+pub use self::model::{Hold, Model, ModelEdit, ModelVersion, NewModel, NewVersion, Purged, Retention, VersionEdit};
 pub use self::policy::{AliasPolicy, EvidenceRule};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::policy::{counted, list, span};

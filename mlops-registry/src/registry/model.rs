@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
+use std::time::Duration;
 
 use mlops_core::{Digest, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -363,4 +364,34 @@ impl Display for Hold {
         let Self { model, version, by, at, reason } = self;
         write!(f, "{model} v{version} held by {by} since {}: {reason}", at.format("%Y-%m-%d %H:%M"))
     }
+}
+
+/// How long what was deleted is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Retention {
+    /// What was deleted longer ago goes.
+    pub older_than: Duration,
+}
+
+impl Retention {
+    /// Keeps what was deleted for that long.
+    #[must_use]
+    pub fn older_than(older_than: Duration) -> Self {
+        Self { older_than }
+    }
+}
+
+/// What a purge removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Purged {
+    /// Versions.
+    pub versions: u64,
+    /// Models whose description and tags went; name and number stay taken.
+    pub models: u64,
+    /// Runs, with their params, metrics, tags, inputs and artifacts.
+    pub runs: u64,
+    /// Logged models, with theirs.
+    pub logged_models: u64,
 }

@@ -48,6 +48,7 @@ mod lineage;
 mod models;
 mod policies;
 mod promotions;
+mod purge;
 mod registry;
 mod roots;
 mod search;

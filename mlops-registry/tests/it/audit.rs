@@ -46,8 +46,9 @@ async fn every_call_that_changes_something_is_audited_once() {
         who("root", Role::Admin),
     ];
     let run = mlops_core::RunId::derived(clock::from_micros(1), b"run");
-    let [first, second, third, back] =
-        [b"1", b"2", b"3", b"4"].map(|n| mlops_core::PromotionId::derived(clock::from_micros(1), n));
+    let [first, second, third, back, staging, staged, archived, taken] =
+        [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
+            .map(|n| mlops_core::PromotionId::derived(clock::from_micros(1), n));
     let at = clock::from_micros(1);
     let (one, two) = (package(&store, "1").await, package(&store, "2").await);
     let rows = DatasetRef { name: "prices".into(), digest: Digest::of(b"rows") };
@@ -147,10 +148,85 @@ async fn every_call_that_changes_something_is_audited_once() {
         registry.promote(&dan, second) =>
             [("dan", "alias.move", "model m@champion", json!({"version": 1, "revision": 1}), json!({"version": 2, "revision": 2,
                 "promotion": second, "requested_by": "ana", "approved_by": [], "verdicts": {"accuracy": "pass"}}), "better")];
+        registry.move_alias(&root, NewPromotion::new("m", 1, "staging").id(staging).reason("to try")) =>
+            [("root", "promotion.request", "model m@staging", NONE,
+                json!({"promotion": staging, "version": 1, "seen_revision": 0, "evidence": []}), "to try"),
+             ("root", "alias.move", "model m@staging", NONE, json!({"version": 1, "revision": 1, "promotion": staging,
+                "requested_by": "root", "approved_by": [], "verdicts": {}}), "to try")];
+        registry.set_stages(&root, Some("m"), StageTable::default()) =>
+            [("root", "stages.set", "model m", NONE, json!(StageTable::default()), "")];
+        registry.set_stage_policy(&root, "m", "staging", AliasPolicy::approvals(1).reviewers(["rob"])) =>
+            [("root", "policy.set", "stage Staging of model m", NONE, json!({"approvals": 1, "reviewers": ["rob"], "evidence": "none"}), "")];
+        registry.request_stage(&ana, NewStageMove::new("m", 2, "Staging").id(staged).reason("to try")) =>
+            [("ana", "promotion.request", "model m/2", NONE, json!({"promotion": staged, "version": 2, "seen_revision": 0,
+                "evidence": [], "stage": "Staging", "archive_existing": false}), "to try")];
+        registry.approve(&rob, staged, "yes") =>
+            [("rob", "promotion.approve", "model m/2", NONE, json!({"promotion": staged, "version": 2, "approvals": 1}), "yes")];
+        registry.promote(&dan, staged) =>
+            [("dan", "stage.move", "model m/2", json!({"stage": "None", "revision": 0}), json!({"stage": "Staging", "revision": 1,
+                "promotion": staged, "requested_by": "ana", "approved_by": ["rob"], "verdicts": {}}), "to try")];
+        registry.move_stage(&root, NewStageMove::new("m", 1, "Archived").id(archived)) =>
+            [("root", "promotion.request", "model m/1", NONE, json!({"promotion": archived, "version": 1, "seen_revision": 0,
+                "evidence": [], "stage": "Archived", "archive_existing": false}), ""),
+             ("root", "stage.move", "model m/1", json!({"stage": "None", "revision": 0}), json!({"stage": "Archived", "revision": 1,
+                "promotion": archived, "requested_by": "root", "approved_by": [], "verdicts": {}}), "")];
+        registry.request_promotion(&ana, NewPromotion::new("m", 2, "staging").id(taken).reason("hm")) =>
+            [("ana", "promotion.request", "model m@staging", NONE,
+                json!({"promotion": taken, "version": 2, "seen_revision": 1, "evidence": []}), "hm")];
+        registry.withdraw(&ana, taken, "not yet") =>
+            [("ana", "promotion.withdraw", "model m@staging", NONE, json!({"promotion": taken, "version": 2}), "not yet")];
+        registry.edit_model(&ana, "m", ModelEdit::new().description("prices").tag("team", "a").tag("long", &long)) =>
+            [("ana", "model.edit", "model m", json!({"description": "", "tags": {}}), json!({"description": "prices",
+                "tags": {"team": "a", "long": {"digest": Digest::of(long.as_bytes()), "bytes": 1_001}}}), "")];
+        registry.edit_version(&ana, "m", 1, VersionEdit::new().description("first").tag("ok", "yes")) =>
+            [("ana", "version.edit", "model m/1", json!({"description": "", "tags": {}}),
+                json!({"description": "first", "tags": {"ok": "yes"}}), "")];
+        registry.edit_version(&ana, "m", 1, VersionEdit::new().remove_tag("ok")) =>
+            [("ana", "version.edit", "model m/1", json!({"tags": {"ok": "yes"}}), json!({"tags": {}}), "")];
+        registry.hold(&rob, "m", 1, "for the auditors") =>
+            [("rob", "version.hold", "model m/1", NONE, json!({"held_by": "rob"}), "for the auditors")];
+        registry.release(&root, "m", 1, "audit is over") =>
+            [("root", "version.release", "model m/1", json!({"held_by": ["rob"]}), NONE, "audit is over")];
         registry.rollback(&dan, "m", "champion", Some(back), "errors in production") =>
             [("dan", "alias.rollback", "model m@champion", json!({"version": 2, "revision": 2}), json!({"version": 1, "revision": 3,
                 "promotion": back, "requested_by": "dan", "approved_by": [], "verdicts": {}}), "errors in production")];
+        registry.edit_model(&root, "m", ModelEdit::new().rename("n")) =>
+            [("root", "model.edit", "model m", json!({"name": "m"}), json!({"name": "n"}), "")];
     );
+    // What gets an id of its own.
+    let last = async |n: usize| -> Vec<AuditEvent> {
+        let mut entries = registry.all_entries().await.unwrap();
+        entries.split_off(entries.len() - n).into_iter().map(|entry| entry.event).collect()
+    };
+    for _ in 0..2 {
+        let removed = registry.remove_alias(&dan, "n", "champion", "retired").await.unwrap();
+        let event = last(1).await.remove(0);
+        assert_eq!((&*event.action, &*event.resource, &*event.reason), ("alias.remove", "model n@champion", "retired"));
+        assert_eq!(event.before, json!({"version": 1, "revision": 3}));
+        assert_eq!(
+            event.after,
+            json!({"version": null, "revision": 4, "promotion": removed.id, "requested_by": "dan",
+            "approved_by": [], "verdicts": {}})
+        );
+    }
+    for _ in 0..2 {
+        registry.delete_version(&root, "n", 1, "leaks").await.unwrap();
+        let events = last(2).await;
+        assert_eq!((&*events[0].action, &*events[0].reason), ("alias.remove", "v1 was deleted: leaks"));
+        assert_eq!(
+            (&*events[1].action, &*events[1].resource, &*events[1].reason),
+            ("version.delete", "model n/1", "leaks")
+        );
+        let before = json!({"package": one, "stage": "Archived", "aliases": ["staging"]});
+        assert_eq!((&events[1].before, &events[1].after), (&before, &NONE));
+    }
+    registry.set_stage_policy(&root, "n", "Staging", AliasPolicy::default()).await.unwrap();
+    for _ in 0..2 {
+        registry.delete_model(&root, "n", "over").await.unwrap();
+        let event = last(1).await.remove(0);
+        assert_eq!((&*event.action, &*event.resource, &*event.reason), ("model.delete", "model n", "over"));
+        assert_eq!((event.before, event.after), (json!({"description": "prices", "versions": [2]}), NONE));
+    }
     let tokens = Tokens::new(registry.clone());
     let new = NewToken::new(std::time::Duration::from_secs(60)).role(Role::Admin).because("for the night");
     let (_, token) = tokens.issue(&root, new).await.unwrap();

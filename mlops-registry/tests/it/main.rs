@@ -13,6 +13,7 @@ mod place;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod processes;
+mod retention;
 mod watch;
 
 use mlops_core::store::MemoryStore;
