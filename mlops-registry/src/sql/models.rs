@@ -385,7 +385,11 @@ impl SqlRegistry {
             for version in &numbers {
                 drop_version(&mut writing, who, name, *version, reason).await?;
             }
-            for query in ["DELETE FROM policies WHERE model = $1", "DELETE FROM stage_tables WHERE model = $1"] {
+            for query in [
+                "DELETE FROM policies WHERE model = $1",
+                "DELETE FROM stage_tables WHERE model = $1",
+                "DELETE FROM model_tags WHERE model = $1",
+            ] {
                 db::query(query).bind(name).execute(&mut writing.tx).await.during(WHAT, name)?;
             }
             db::query("UPDATE models SET deleted_at = $1 WHERE name = $2")

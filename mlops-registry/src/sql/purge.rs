@@ -10,12 +10,13 @@ use crate::{Result, check};
 
 const WHAT: &str = "purge";
 
-/// Runs that nothing which stays refers to: no run within them, no logged model, no version.
+/// Runs that nothing which stays refers to: no run within them, no logged model or its metrics, no version.
 macro_rules! runs_to_purge {
     () => {
         "SELECT r.id FROM runs r WHERE r.deleted_at <= $1 \
          AND NOT EXISTS (SELECT 1 FROM runs c WHERE c.parent = r.id) \
          AND NOT EXISTS (SELECT 1 FROM logged_models l WHERE l.source_run = r.id) \
+         AND NOT EXISTS (SELECT 1 FROM logged_model_metrics k WHERE k.run_id = r.id) \
          AND NOT EXISTS (SELECT 1 FROM versions v WHERE v.run_id = r.id)"
     };
 }
@@ -29,8 +30,8 @@ macro_rules! logged_models_to_purge {
 }
 
 macro_rules! delete_of {
-    ($column:literal in $which:expr; $($table:literal),+) => {
-        [$(concat!("DELETE FROM ", $table, " WHERE ", $column, " IN (", $which, ")")),+]
+    ($column:literal in $which:ident; $($table:literal),+) => {
+        [$(concat!("DELETE FROM ", $table, " WHERE ", $column, " IN (", $which!(), ")")),+]
     };
 }
 
@@ -51,12 +52,10 @@ impl Writing {
         }
         purged.versions = self.delete("DELETE FROM versions WHERE deleted_at <= $1", until).await?;
         // A model's name and number stay, so that neither is given twice.
-        self.delete("DELETE FROM model_tags WHERE model IN (SELECT name FROM models WHERE deleted_at <= $1)", until)
-            .await?;
         let emptied = "UPDATE models SET description = '', tags = '{}' WHERE deleted_at <= $1 \
                        AND (description <> '' OR tags <> '{}')";
         purged.models = self.delete(emptied, until).await?;
-        let of_logged_models = delete_of!("model_id" in logged_models_to_purge!();
+        let of_logged_models = delete_of!("model_id" in logged_models_to_purge;
             "logged_model_params", "logged_model_tags", "logged_model_metrics", "logged_model_artifacts", "run_models");
         for query in of_logged_models {
             self.delete(query, until).await?;
@@ -65,9 +64,8 @@ impl Writing {
         purged.logged_models = self.delete(query, until).await?;
         // From the innermost runs outwards.
         loop {
-            let of_runs = delete_of!("run_id" in runs_to_purge!();
-                "run_params", "run_tags", "run_metrics", "run_latest_metrics", "run_inputs", "run_artifacts", "run_models",
-                "logged_model_metrics");
+            let of_runs = delete_of!("run_id" in runs_to_purge;
+                "run_params", "run_tags", "run_metrics", "run_latest_metrics", "run_inputs", "run_artifacts", "run_models");
             for query in of_runs {
                 self.delete(query, until).await?;
             }
@@ -89,8 +87,8 @@ impl SqlRegistry {
     /// Removes for good what was deleted longer ago than `retention` says: versions, descriptions and tags of models, runs
     /// and logged models with all that was logged to them. Needs [`Permission::Administer`] on the registry.
     ///
-    /// The audit log, the outbox, lineage and the history of promotions stay, and so do runs and logged models that a
-    /// version which is there was made of. What they named in the artifact store is garbage from then on: the registry is
+    /// The audit log, the outbox, lineage and the history of promotions stay, and so do runs that a version or a logged
+    /// model which is there came from or was measured in, and logged models that a version was made of. What they named in the artifact store is garbage from then on: the registry is
     /// the [`Roots`](mlops_core::store::Roots) of a [`Collector`](mlops_core::store::Collector), which frees its bytes.
     ///
     /// ```

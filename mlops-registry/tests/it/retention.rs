@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlops_core::audit::AuditLogExt as _;
-use mlops_core::clock::ManualClock;
+use mlops_core::clock::{ManualClock, from_micros};
 use mlops_core::lineage::{LineageStore as _, NodeRef};
 use mlops_core::store::{ArtifactStoreExt as _, Collector, MemoryStore, Roots as _, usage};
-use mlops_core::{ModelRef, ModelSource as _, Role};
+use mlops_core::{ModelRef, ModelSource as _, PromotionId, Role, RunId};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
-    AliasPolicy, Artifact, ArtifactMode, ModelEdit, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun,
-    NewVersion, Retention, SqlRegistry, TrackingStore,
+    AliasPolicy, Artifact, ArtifactMode, EvidenceRule, ModelEdit, ModelRegistry, NewExperiment, NewModel, NewPromotion,
+    NewRun, NewVersion, Retention, Search, SqlRegistry, Target, TrackingStore,
 };
+use sqlx::Connection as _;
 
 use crate::{builder, in_memory, versions, who};
 
@@ -129,7 +130,7 @@ async fn runs_are_purged_inside_out_but_not_those_that_made_a_version() {
 async fn a_renamed_version_is_found_from_both_names() {
     let (registry, store) = in_memory().await;
     let (root, ana) = (who("root", Role::Admin), who("ana", Role::Contributor));
-    let run = mlops_core::RunId::derived(mlops_core::clock::from_micros(1), b"run");
+    let run = RunId::derived(from_micros(1), b"run");
     registry.create_model(&ana, NewModel::new("old")).await.unwrap();
     registry.create_version(&ana, NewVersion::new("old", package(&store, "1").await).run(run)).await.unwrap();
     registry.edit_model(&root, "old", ModelEdit::new().rename("new")).await.unwrap();
@@ -144,4 +145,58 @@ async fn a_renamed_version_is_found_from_both_names() {
     registry.edit_model(&root, "new", ModelEdit::new().rename("newer")).await.unwrap();
     let error = registry.model("old").await.unwrap_err();
     assert!(error.to_string().contains("renamed newer"), "{error}");
+}
+
+#[tokio::test]
+async fn what_an_older_schema_holds_is_kept() {
+    let (store, dir) = (MemoryStore::default(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("registry.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let mut first = sqlx::migrate!("./migrations");
+    first.migrations.to_mut().truncate(2);
+    first.run(&mut old).await.unwrap();
+    let digest = package(&store, "1").await;
+    let [moved, open] = [b"1", b"2"].map(|n| PromotionId::derived(from_micros(1), n));
+    let rows = format!(
+        "INSERT INTO models VALUES ('m', 'prices', '{{\"team\":\"a\"}}', 'ana', 1, 2);
+         INSERT INTO alias_policies VALUES ('m', 'champion', 2, 'all_pass');
+         INSERT INTO versions VALUES ('m', 1, '{digest}', '', 'first', '{{\"k\":\"v\"}}', 'ana', 5);
+         INSERT INTO versions VALUES ('m', 2, '{digest}', '0', '', '{{}}', 'ana', 6);
+         INSERT INTO promotions VALUES ('{moved}', 1, 'promote', 'm', 1, 'champion', 'promoted', 'ana', 7, 'better', '[]',
+            'x', 0, NULL, 'dan', 9, '', 1, NULL);
+         INSERT INTO promotions VALUES ('{open}', 2, 'promote', 'm', 1, 'other', 'requested', 'ana', 7, '', '[]', 'y', 0,
+            NULL, NULL, NULL, NULL, NULL, NULL);
+         INSERT INTO approvals VALUES ('{moved}', 0, 'rob', 8, 'fine');
+         INSERT INTO aliases VALUES ('m', 'champion', 1, 1, 9, '{moved}', '{moved}');
+         INSERT INTO events VALUES (1, 9, 'alias_moved', 'm', 1, 'champion', 1, '{moved}');
+         UPDATE heads SET seq = 1 WHERE name = 'event';
+         UPDATE heads SET seq = 2 WHERE name = 'promotion'"
+    );
+    let rows = rows.replace(", '0', '', '{}'", &format!(", '{}', '', '{{}}'", RunId::derived(from_micros(1), b"r")));
+    for row in rows.split(';') {
+        sqlx::query(sqlx::AssertSqlSafe(row.to_owned())).execute(&mut old).await.unwrap();
+    }
+    old.close().await.unwrap();
+    let registry = builder(&store).open_sqlite(&path).await.unwrap();
+    let (ana, dan) = (who("ana", Role::Contributor), who("dan", Role::Deployer));
+    let policy = AliasPolicy::approvals(2).evidence(EvidenceRule::AllPass);
+    assert_eq!(registry.policy("m", "champion").await.unwrap(), policy);
+    let version = registry.version("m", 1).await.unwrap();
+    assert_eq!((version.stage.as_str(), version.aliases.as_slice()), ("None", &["champion".to_owned()][..]));
+    let again = NewVersion::new("m", digest).description("first").tag("k", "v");
+    assert_eq!(registry.create_version(&ana, again).await.unwrap(), version);
+    let model = NewModel::new("m").description("prices").tag("team", "a");
+    assert_eq!(registry.create_model(&ana, model).await.unwrap().latest, 2);
+    assert_eq!(registry.search_models(Search::new("tags.team = 'a'")).await.unwrap().items.len(), 1);
+    assert_eq!(registry.search_versions(Search::new("tags.k = 'v'")).await.unwrap().items, [version]);
+    let kept = registry.promotion(moved).await.unwrap();
+    assert_eq!((kept.target, kept.approvals[0].by.as_str()), (Target::Alias("champion".into()), "rob"));
+    assert_eq!(registry.alias_at("m", "champion", from_micros(9)).await.unwrap(), Some(1));
+    assert_eq!(registry.promote(&dan, open).await.unwrap().revision, Some(1));
+    assert_eq!(registry.events(0, 9).await.unwrap()[0].alias.as_deref(), Some("champion"));
+    // Whose files nobody had written down yet.
+    let mut live = BTreeSet::new();
+    registry.live(&mut live).await.unwrap();
+    assert!(live.contains(&digest) && live.len() > 2, "{}", live.len());
 }

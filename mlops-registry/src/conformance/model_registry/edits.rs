@@ -76,6 +76,10 @@ pub async fn a_renamed_model_takes_all_along(registry: &dyn ModelRegistry, store
     registry.edit_model(&root(), "o", ModelEdit::new().rename("n")).await.unwrap();
     let again = registry.create_version(&ana(), NewVersion::new("n", package(store, "9").await)).await.unwrap();
     assert_eq!(again.version, 3, "{registry}");
+    registry.create_model(&ana(), NewModel::new("gone").tag("a", "b")).await.unwrap();
+    registry.delete_model(&root(), "gone", "never used").await.unwrap();
+    registry.edit_model(&root(), "n", ModelEdit::new().rename("gone")).await.unwrap();
+    assert!(registry.model("gone").await.unwrap().tags.is_empty(), "{registry}");
     assert!(kinds(registry).await.contains(&EventKind::ModelRenamed), "{registry}");
 }
 
