@@ -6,8 +6,8 @@ use mlops_core::{Clock as _, DatasetRef, Digest, Finding, Principal, Role, Syste
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
     AliasPolicy, Artifact, ArtifactMode, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId, LoggedModelStatus,
-    Metric, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun, NewVersion, RunEdit,
-    RunInput, RunModel, RunStatus, TrackingStore, TrackingStoreExt,
+    Metric, ModelEdit, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun, NewStageMove,
+    NewVersion, RunEdit, RunInput, RunModel, RunStatus, StageTable, TrackingStore, TrackingStoreExt, VersionEdit,
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;

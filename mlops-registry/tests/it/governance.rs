@@ -148,7 +148,7 @@ async fn a_role_on_one_alias_holds_on_that_alias() {
     registry.rollback(&on(Role::Deployer, "champion"), "m", "champion", None, "worse").await.unwrap();
     denied(registry.request_promotion(&on(Role::Contributor, "champion"), NewPromotion::new("m", 2, "other")).await);
     let policy = AliasPolicy::approvals(1);
-    let error = registry.set_policy(&on(Role::Admin, "champion"), "m", "staging", policy).await.unwrap_err();
+    let error = registry.set_policy(&on(Role::Admin, "champion"), "m", "staging", policy.clone()).await.unwrap_err();
     let expected = "x may not administer on alias staging in model m: needs a role that grants it (admin)";
     assert_eq!(error.to_string(), expected);
     registry.set_policy(&on(Role::Admin, "champion"), "m", "champion", policy).await.unwrap();

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use mlops_core::audit::AuditLogExt as _;
 use mlops_core::{Clock as _, Role, RunId, SystemClock};
-use mlops_registry::{LogBatch, ModelRegistry, NewExperiment, NewModel, NewRun, SqlRegistry, TrackingStore};
+use mlops_registry::{
+    LogBatch, ModelRegistry, NewExperiment, NewModel, NewRun, SqlRegistry, TrackingStore, TrackingStoreExt as _,
+};
 
 use crate::{in_file, in_memory, who};
 
@@ -50,7 +52,7 @@ async fn each_call_of_a_group_keeps_or_loses_its_own_work_alone() {
         }
         // Behind a commit that was under way when its last call was dropped.
         registry.create_model(&ana, NewModel::new("m")).await.unwrap();
-        let runs = registry.runs("e", 1_000, None).await.unwrap();
+        let runs = registry.newest_runs("e", 1_000).await.unwrap();
         assert!(runs.len() >= 200, "{}", runs.len());
         let entries = registry.verify().await.unwrap().unwrap().entries;
         assert_eq!(entries, 2 + runs.len() as u64 + 100, "one entry per run, and one per params that were kept");

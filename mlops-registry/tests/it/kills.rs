@@ -113,7 +113,7 @@ async fn check(place: &Place, registry: &SqlRegistry, from: usize) -> (usize, us
         assert_eq!(version.version, place as u64 + 1);
     }
     let moves: BTreeSet<(String, u64, u64)> = match registry.promotions("m").await {
-        Ok(all) => all.into_iter().filter_map(|p| Some((p.alias, p.revision?, p.version))).collect(),
+        Ok(all) => all.into_iter().filter_map(|p| Some((p.target.name().to_owned(), p.revision?, p.version))).collect(),
         Err(error) if error.is_not_found() => BTreeSet::new(),
         Err(error) => panic!("{error}"),
     };
