@@ -50,6 +50,7 @@ mod policies;
 mod promotions;
 mod purge;
 mod registry;
+mod requests;
 mod roots;
 mod search;
 mod source;

@@ -7,7 +7,7 @@ use mlops_core::{Principal, PromotionId, Timestamp};
 
 use super::SqlRegistry;
 use super::models::find_model;
-use super::promotions::Asked;
+use super::requests::Asked;
 use super::versions::find_version;
 use crate::Result;
 use crate::registry::{

@@ -10,7 +10,7 @@ use super::db::{self, Arg, Backend as _, Conn};
 use super::models::{audited_tags, check_edit, edit_tags, find_model};
 use super::policies::{find_policy, find_stages};
 use super::search::{self, Layout, Named, Sql};
-use super::{SqlRegistry, Writing, aliases, audit, holds, lineage, promotions, roots};
+use super::{SqlRegistry, Writing, aliases, audit, holds, lineage, promotions, requests, roots};
 use crate::registry::{EventKind, ModelVersion, NewVersion, Target, VersionEdit, list};
 use crate::search::{Entity, Page, Plan, Search};
 use crate::{Error, Result, check};
@@ -243,7 +243,7 @@ pub(super) async fn drop_version(
         aliases::remove(writing, who, model, alias, &because).await?;
     }
     for mut request in promotions::open(&mut writing.tx, model, version).await? {
-        promotions::withdraw(writing, who, &mut request, &because).await?;
+        requests::withdraw(writing, who, &mut request, &because).await?;
     }
     db::query("UPDATE versions SET deleted_at = $1 WHERE model = $2 AND version = $3")
         .bind(writing.at.timestamp_micros())
