@@ -157,7 +157,7 @@ impl Permission {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Resource {
-    /// The kind: `project`, `dataset`, `experiment`, `model`, `alias`, `deployment`.
+    /// The kind: `project`, `dataset`, `experiment`, `model`, `alias`, `stage`, `deployment`, `registry`.
     pub kind: String,
     /// The name within the kind and what it is in.
     pub name: String,

@@ -22,16 +22,46 @@
 //!   can take.
 //! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
 
+/// Runs `$body` in the writing transaction that `$start` begins, and gives its result. A `return` or `?` in it leaves the
+/// transaction: an `Ok` keeps what was written, an error takes it back. It runs again where the database took it back for
+/// another's sake, and so it borrows what it uses.
+macro_rules! transaction {
+    ($start:expr, |$writing:ident| $body:expr) => {{
+        let mut tries = 0;
+        loop {
+            let mut $writing = $start.await?;
+            let result = async { $body }.await;
+            match $writing.end(result).await {
+                Err(error) if $crate::sql::again(&error, &mut tries).await => {}
+                done => break done,
+            }
+        }
+    }};
+}
+
+mod aliases;
 mod audit;
 mod db;
+mod events;
+mod holds;
 mod lineage;
 mod models;
+mod policies;
 mod promotions;
+mod purge;
+mod registry;
+mod requests;
+mod roots;
+mod search;
 mod source;
+mod stages;
 mod tokens;
 mod tracking;
+mod versions;
+mod watch;
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +72,12 @@ use mlops_core::{
     Timestamp,
 };
 
-use self::db::{Backend as _, Pool, Tx};
-use crate::{Result, check};
+use self::db::{Backend as _, Conn, Database, Lock};
+pub use self::watch::Watch;
+use crate::{Error, Result, check};
+
+/// How often a transaction is tried again that the database took back for another's sake.
+const TRIES: u32 = 8;
 
 /// What a power failure can take. The death of the process takes nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,12 +102,12 @@ pub struct SqlRegistry(Arc<Inner>);
 
 struct Inner {
     label: String,
-    write: Pool,
-    read: Pool,
+    database: Database,
     artifacts: Arc<dyn ArtifactStore>,
     authorizer: Arc<dyn Authorizer>,
     project: Option<String>,
     clock: Arc<dyn Clock>,
+    poll_interval: Duration,
 }
 
 impl fmt::Debug for SqlRegistry {
@@ -102,38 +136,77 @@ impl SqlRegistry {
             durability: Durability::default(),
             busy_timeout: Duration::from_secs(30),
             readers: 4,
+            poll_interval: Duration::from_millis(500),
+            #[cfg(feature = "postgres")]
+            connections: 8,
+            #[cfg(feature = "postgres")]
+            schema: "mlops_registry".to_owned(),
         }
     }
 
     /// Closes every connection, after the calls under way. Dropping the last handle instead loses nothing either.
     pub async fn close(&self) {
-        self.0.read.close().await;
-        self.0.write.close().await;
+        self.0.database.close().await;
     }
 
-    /// Starts a writing transaction; dropping it takes everything back.
+    /// Copies the SQLite database, as it is at one moment, into a new file at `path`, which then opens by itself; calls go on
+    /// meanwhile. `Ok` means that the copy is whole and on disk; if the process dies before, a file named
+    /// `PATH.….part` may be left beside it. Artifacts are not in it: back their store up after the database, so that
+    /// every package that a row names is there.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](CoreError::AlreadyExists) if there is a file at `path`;
+    /// [`InvalidInput`](CoreError::InvalidInput) on PostgreSQL, which has `pg_dump` and its kin, and for a path that is
+    /// not UTF-8; [`Backend`](CoreError::Backend) if it cannot be written.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+    pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
+        Ok(self.0.database.backup(path.as_ref(), self.0.clock.now()).await?)
+    }
+
+    /// Starts a writing transaction, for [`transaction!`]; dropping it takes everything back.
     async fn write(&self, operation: &'static str, key: &str) -> Result<Writing> {
-        let tx = db::begin_write(&self.0.write).await.during(operation, key)?;
+        self.begin(Lock::All, operation, key).await
+    }
+
+    async fn begin(&self, lock: Lock, operation: &'static str, key: &str) -> Result<Writing> {
+        let tx = self.0.database.begin_write(lock, key).await.during(operation, key)?;
         Ok(Writing { tx, operation, key: key.to_owned(), at: self.0.clock.now() })
     }
 
     /// Starts a reading transaction: every query in it sees the same state.
-    async fn read(&self, operation: &'static str, key: &str) -> Result<Tx> {
-        Ok(self.0.read.begin().await.during(operation, key)?)
+    async fn read(&self, operation: &'static str, key: &str) -> Result<Conn> {
+        Ok(self.0.database.begin_read().await.during(operation, key)?)
     }
 
-    fn allow(&self, who: &Principal, permission: Permission, mut resource: Resource) -> Result<()> {
+    fn allow(&self, who: &Principal, permission: Permission, resource: Resource) -> Result<()> {
         check::principal(who)?;
-        if let Some(project) = &self.0.project {
-            resource = resource.in_project(project);
-        }
-        Ok(self.0.authorizer.check(who, permission, &resource)?)
+        Ok(self.0.authorizer.check(who, permission, &self.scoped(resource))?)
     }
+
+    /// The resource in the registry's project, if it has one.
+    fn scoped(&self, resource: Resource) -> Resource {
+        match &self.0.project {
+            Some(project) => resource.in_project(project),
+            None => resource,
+        }
+    }
+}
+
+/// Whether a transaction that ended so is worth another try, and if so, waits a little longer each time.
+async fn again(error: &Error, tries: &mut u32) -> bool {
+    let Error::Core(error) = error else { return false };
+    if *tries >= TRIES || !db::lost_its_turn(error) {
+        return false;
+    }
+    *tries += 1;
+    tokio::time::sleep(Duration::from_millis(1 << *tries)).await;
+    true
 }
 
 /// A writing transaction and the moment it stands for.
 struct Writing {
-    tx: Tx,
+    tx: Conn,
     operation: &'static str,
     key: String,
     at: Timestamp,
@@ -145,16 +218,23 @@ impl Writing {
         AuditEvent::new(self.at, &who.name, action, resource)
     }
 
-    /// Makes it permanent. A transaction that is dropped instead leaves no trace.
+    /// Keeps what was written.
     async fn commit(self) -> Result<()> {
+        self.end(Ok(())).await
+    }
+
+    /// Keeps what was written if all went well, and takes it back if not. Whatever the result, it is given only once what
+    /// it was read from is permanent.
+    async fn end<T>(self, result: Result<T>) -> Result<T> {
         let Self { tx, operation, key, .. } = self;
-        Ok(tx.commit().await.during(operation, &key)?)
+        tx.end(result.is_ok()).await.during(operation, &key)?;
+        result
     }
 }
 
 /// Opens a [`SqlRegistry`].
 #[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `open_sqlite` or `open_in_memory`"]
+#[must_use = "a builder does nothing until `open_sqlite`, `open_postgres` or `open_in_memory`"]
 pub struct SqlRegistryBuilder {
     artifacts: Option<Arc<dyn ArtifactStore>>,
     authorizer: Arc<dyn Authorizer>,
@@ -163,6 +243,11 @@ pub struct SqlRegistryBuilder {
     durability: Durability,
     busy_timeout: Duration,
     readers: u32,
+    poll_interval: Duration,
+    #[cfg(feature = "postgres")]
+    connections: u32,
+    #[cfg(feature = "postgres")]
+    schema: String,
 }
 
 impl SqlRegistryBuilder {
@@ -203,10 +288,61 @@ impl SqlRegistryBuilder {
         self
     }
 
-    /// How many calls may read at once, 1 to 64 (default 4). Each is a connection with its own thread.
+    /// How many calls may read a SQLite file at once, 1 to 64 (default 4). Each is a connection with its own thread.
     pub fn readers(mut self, readers: u32) -> Self {
         self.readers = readers;
         self
+    }
+
+    /// How often a [`Watch`] looks for events, 1 millisecond to 1 hour (default 500 milliseconds).
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval;
+        self
+    }
+
+    /// How many connections to PostgreSQL calls may use at once, 1 to 1,000 (default 8); the others wait.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// The schema of the PostgreSQL database that the registry's tables are in (default `mlops_registry`): each registry
+    /// of several in one database has its own. 1 to 50 lower-case letters, digits and `_`, not a digit first.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Opens the registry in a schema of the PostgreSQL database at `url`
+    /// (`postgres://user:password@host:port/database?sslmode=require`), creating the schema if there is none, and brings
+    /// it up to date. The database must exist and be encoded in UTF-8. PostgreSQL 12 or newer.
+    ///
+    /// What the URL leaves out, the driver takes from PostgreSQL's own variables (`PGUSER`, `PGPASSWORD`, `PGSSLMODE`, …)
+    /// and the password file, as every client of PostgreSQL does.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range;
+    /// [`Backend`](CoreError::Backend) if the server cannot be reached (retryable), refuses, or holds a schema of a newer
+    /// version of this crate.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub async fn open_postgres(self, url: &str) -> Result<SqlRegistry> {
+        let artifacts = self.checked()?;
+        if !(1..=1_000).contains(&self.connections) {
+            let reason = format!("{} is not in 1..=1000", self.connections);
+            return Err(CoreError::invalid("connections", reason).into());
+        }
+        check::schema(&self.schema)?;
+        let options = db::postgres_options(url)?;
+        let label = db::postgres_label(&options, &self.schema);
+        let database =
+            Database::open_postgres(options, &self.schema, self.durability, self.busy_timeout, self.connections);
+        let database = database.await.during("open", &label)?;
+        Ok(self.build(label, database, artifacts))
     }
 
     /// Opens the registry in the SQLite file at `path`, creating it if there is none, and brings its schema up to date.
@@ -215,31 +351,47 @@ impl SqlRegistryBuilder {
     /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range;
     /// [`Backend`](CoreError::Backend) if the file cannot be opened, is no such database, or was written by a newer
     /// version of this crate.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
     pub async fn open_sqlite(self, path: impl AsRef<Path>) -> Result<SqlRegistry> {
         let path = path.as_ref();
         let label = format!("sqlite {}", path.display());
-        self.open(label, db::Place::File(path.to_owned())).await
+        self.open_file(label, db::Place::File(path.to_owned())).await
     }
 
     /// Opens a new, empty registry in memory; it is gone with its last handle. Calls take turns on one connection.
     ///
     /// # Errors
     /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
     pub async fn open_in_memory(self) -> Result<SqlRegistry> {
-        self.open("sqlite in memory".to_owned(), db::Place::Memory).await
+        self.open_file("sqlite in memory".to_owned(), db::Place::Memory).await
     }
 
-    async fn open(self, label: String, place: db::Place) -> Result<SqlRegistry> {
-        let artifacts = self
-            .artifacts
-            .ok_or_else(|| CoreError::invalid("artifacts", "give the registry the store that packages live in"))?;
+    #[cfg(feature = "sqlite")]
+    async fn open_file(self, label: String, place: db::Place) -> Result<SqlRegistry> {
+        let artifacts = self.checked()?;
+        let database = Database::open_sqlite(&place, self.durability, self.busy_timeout, self.readers);
+        let database = database.await.during("open", &label)?;
+        Ok(self.build(label, database, artifacts))
+    }
+
+    /// The artifact store, if the options are in order.
+    fn checked(&self) -> Result<Arc<dyn ArtifactStore>> {
         if !(1..=64).contains(&self.readers) {
             return Err(CoreError::invalid("readers", format!("{} is not in 1..=64", self.readers)).into());
         }
-        let (write, read) = db::open(&place, self.durability, self.busy_timeout, self.readers)
-            .await
-            .map_err(|error| db::failed(error, "open", &label))?;
-        let (authorizer, project, clock) = (self.authorizer, self.project, self.clock);
-        Ok(SqlRegistry(Arc::new(Inner { label, write, read, artifacts, authorizer, project, clock })))
+        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.poll_interval) {
+            let reason = format!("{:?} is not in 1 ms..=1 h", self.poll_interval);
+            return Err(CoreError::invalid("poll interval", reason).into());
+        }
+        let missing = || CoreError::invalid("artifacts", "give the registry the store that packages live in");
+        Ok(self.artifacts.clone().ok_or_else(missing)?)
+    }
+
+    fn build(self, label: String, database: Database, artifacts: Arc<dyn ArtifactStore>) -> SqlRegistry {
+        let Self { authorizer, project, clock, poll_interval, .. } = self;
+        SqlRegistry(Arc::new(Inner { label, database, artifacts, authorizer, project, clock, poll_interval }))
     }
 }

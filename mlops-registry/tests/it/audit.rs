@@ -5,8 +5,9 @@ use mlops_core::auth::token::{NewToken, Tokens};
 use mlops_core::{Clock as _, DatasetRef, Digest, Finding, Principal, Role, SystemClock, Verdict, clock};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
-    AliasPolicy, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
-    TrackingStore,
+    AliasPolicy, Artifact, ArtifactMode, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId, LoggedModelStatus,
+    Metric, ModelEdit, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun, NewStageMove,
+    NewVersion, RunEdit, RunInput, RunModel, RunStatus, StageTable, TrackingStore, TrackingStoreExt, VersionEdit,
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -45,8 +46,9 @@ async fn every_call_that_changes_something_is_audited_once() {
         who("root", Role::Admin),
     ];
     let run = mlops_core::RunId::derived(clock::from_micros(1), b"run");
-    let [first, second, third, back] =
-        [b"1", b"2", b"3", b"4"].map(|n| mlops_core::PromotionId::derived(clock::from_micros(1), n));
+    let [first, second, third, back, staging, staged, archived, taken] =
+        [b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8"]
+            .map(|n| mlops_core::PromotionId::derived(clock::from_micros(1), n));
     let at = clock::from_micros(1);
     let (one, two) = (package(&store, "1").await, package(&store, "2").await);
     let rows = DatasetRef { name: "prices".into(), digest: Digest::of(b"rows") };
@@ -73,6 +75,50 @@ async fn every_call_that_changes_something_is_audited_once() {
             [("ana", "run.input", on_run, NONE, json!({"dataset": "prices", "digest": rows.digest, "context": "training"}), "")];
         registry.finish_run(&ana, run, RunStatus::Finished) =>
             [("ana", "run.finish", on_run, json!({"status": "RUNNING"}), json!({"status": "FINISHED"}), "")];
+    );
+    let experiment = registry.experiment("e").await.unwrap().id;
+    let ended = registry.run(run).await.unwrap().info.ended_at;
+    let logged = LoggedModelId::derived(at, b"net");
+    let on_logged = format!("logged model {logged}");
+    let artifact = Artifact::new("model/weights", Digest::of(b"w2"), 2);
+    audited!(registry;
+        registry.log_inputs(&ana, run, vec![RunInput::new("wine", "5a", "eval"), RunInput::of(&rows, "training")]) =>
+            [("ana", "run.input", on_run, NONE, json!({"dataset": "wine", "digest": "5a", "context": "eval"}), "")];
+        registry.edit_run(&ana, run, RunEdit::new().name("net").status(RunStatus::Killed).ended_at(at).remove_tag("gpu")) =>
+            [("ana", "run.edit", on_run, json!({"name": "mlp", "status": "FINISHED", "ended_at": ended, "tags": {"gpu": "no"}}),
+                json!({"name": "net", "status": "KILLED", "ended_at": at, "tags": {"gpu": null}}), "")];
+        registry.delete_run(&ana, run) =>
+            [("ana", "run.delete", on_run, json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_run(&ana, run) =>
+            [("ana", "run.restore", on_run, json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
+        registry.put_artifact(&ana, run.into(), artifact.clone(), ArtifactMode::Overwrite) =>
+            [("ana", "run.artifact", on_run, json!({"path": "model/weights", "digest": Digest::of(b"w"), "bytes": 1}), json!(artifact), "")];
+        registry.remove_artifact(&ana, run.into(), "model/weights") =>
+            [("ana", "run.artifact.remove", on_run, json!(artifact), NONE, "")];
+        registry.create_logged_model(&ana, NewLoggedModel::new(experiment, "net").id(logged).source_run(run).param("p", 1).tag("t", "u")) =>
+            [("ana", "logged_model.create", on_logged, NONE, json!({"experiment": "e", "name": "net", "model_type": null,
+                "source_run": run, "params": {"p": "1"}, "tags": {"t": "u"}}), "")];
+        registry.log_models(&ana, run, vec![RunModel::output(logged, 3)]) =>
+            [("ana", "run.models", on_run, NONE, json!({"models": [{"model": logged, "role": "output", "step": 3}]}), "")];
+        registry.log_batch(&ana, run, LogBatch::new().point(Metric::new("acc", 0.5, 1, at).of(logged))) => [];
+        registry.finish_logged_model(&ana, logged, LoggedModelStatus::Ready) =>
+            [("ana", "logged_model.finish", on_logged, json!({"status": "PENDING"}), json!({"status": "READY"}), "")];
+        registry.edit_logged_model(&ana, logged, LoggedModelEdit::new().param("q", 2).set_tag("v", "w").remove_tag("t")) =>
+            [("ana", "logged_model.edit", on_logged, json!({"tags": {"t": "u"}}), json!({"params": {"q": "2"}, "tags": {"t": null, "v": "w"}}), "")];
+        registry.put_artifact(&ana, logged.into(), artifact.clone(), ArtifactMode::Create) =>
+            [("ana", "logged_model.artifact", on_logged, NONE, json!(artifact), "")];
+        registry.remove_artifact(&ana, logged.into(), "model/weights") =>
+            [("ana", "logged_model.artifact.remove", on_logged, json!(artifact), NONE, "")];
+        registry.delete_logged_model(&ana, logged) =>
+            [("ana", "logged_model.delete", on_logged, json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_logged_model(&ana, logged) =>
+            [("ana", "logged_model.restore", on_logged, json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
+        registry.edit_experiment(&ana, "e", ExperimentEdit::new().set_tag("team", "b")) =>
+            [("ana", "experiment.edit", "experiment e", json!({"tags": {"team": "a"}}), json!({"tags": {"team": "b"}}), "")];
+        registry.delete_experiment(&ana, "e") =>
+            [("ana", "experiment.delete", "experiment e", json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_experiment(&ana, "e") =>
+            [("ana", "experiment.restore", "experiment e", json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
         registry.create_model(&ana, NewModel::new("m")) =>
             [("ana", "model.create", "model m", NONE, json!({"description": "", "tags": {}}), "")];
         registry.create_version(&ana, NewVersion::new("m", one).run(run)) =>
@@ -102,10 +148,85 @@ async fn every_call_that_changes_something_is_audited_once() {
         registry.promote(&dan, second) =>
             [("dan", "alias.move", "model m@champion", json!({"version": 1, "revision": 1}), json!({"version": 2, "revision": 2,
                 "promotion": second, "requested_by": "ana", "approved_by": [], "verdicts": {"accuracy": "pass"}}), "better")];
+        registry.move_alias(&root, NewPromotion::new("m", 1, "staging").id(staging).reason("to try")) =>
+            [("root", "promotion.request", "model m@staging", NONE,
+                json!({"promotion": staging, "version": 1, "seen_revision": 0, "evidence": []}), "to try"),
+             ("root", "alias.move", "model m@staging", NONE, json!({"version": 1, "revision": 1, "promotion": staging,
+                "requested_by": "root", "approved_by": [], "verdicts": {}}), "to try")];
+        registry.set_stages(&root, Some("m"), StageTable::default()) =>
+            [("root", "stages.set", "model m", NONE, json!(StageTable::default()), "")];
+        registry.set_stage_policy(&root, "m", "staging", AliasPolicy::approvals(1).reviewers(["rob"])) =>
+            [("root", "policy.set", "stage Staging of model m", NONE, json!({"approvals": 1, "reviewers": ["rob"], "evidence": "none"}), "")];
+        registry.request_stage(&ana, NewStageMove::new("m", 2, "Staging").id(staged).reason("to try")) =>
+            [("ana", "promotion.request", "model m/2", NONE, json!({"promotion": staged, "version": 2, "seen_revision": 0,
+                "evidence": [], "stage": "Staging", "archive_existing": false}), "to try")];
+        registry.approve(&rob, staged, "yes") =>
+            [("rob", "promotion.approve", "model m/2", NONE, json!({"promotion": staged, "version": 2, "approvals": 1}), "yes")];
+        registry.promote(&dan, staged) =>
+            [("dan", "stage.move", "model m/2", json!({"stage": "None", "revision": 0}), json!({"stage": "Staging", "revision": 1,
+                "promotion": staged, "requested_by": "ana", "approved_by": ["rob"], "verdicts": {}}), "to try")];
+        registry.move_stage(&root, NewStageMove::new("m", 1, "Archived").id(archived)) =>
+            [("root", "promotion.request", "model m/1", NONE, json!({"promotion": archived, "version": 1, "seen_revision": 0,
+                "evidence": [], "stage": "Archived", "archive_existing": false}), ""),
+             ("root", "stage.move", "model m/1", json!({"stage": "None", "revision": 0}), json!({"stage": "Archived", "revision": 1,
+                "promotion": archived, "requested_by": "root", "approved_by": [], "verdicts": {}}), "")];
+        registry.request_promotion(&ana, NewPromotion::new("m", 2, "staging").id(taken).reason("hm")) =>
+            [("ana", "promotion.request", "model m@staging", NONE,
+                json!({"promotion": taken, "version": 2, "seen_revision": 1, "evidence": []}), "hm")];
+        registry.withdraw(&ana, taken, "not yet") =>
+            [("ana", "promotion.withdraw", "model m@staging", NONE, json!({"promotion": taken, "version": 2}), "not yet")];
+        registry.edit_model(&ana, "m", ModelEdit::new().description("prices").tag("team", "a").tag("long", &long)) =>
+            [("ana", "model.edit", "model m", json!({"description": "", "tags": {}}), json!({"description": "prices",
+                "tags": {"team": "a", "long": {"digest": Digest::of(long.as_bytes()), "bytes": 1_001}}}), "")];
+        registry.edit_version(&ana, "m", 1, VersionEdit::new().description("first").tag("ok", "yes")) =>
+            [("ana", "version.edit", "model m/1", json!({"description": "", "tags": {}}),
+                json!({"description": "first", "tags": {"ok": "yes"}}), "")];
+        registry.edit_version(&ana, "m", 1, VersionEdit::new().remove_tag("ok")) =>
+            [("ana", "version.edit", "model m/1", json!({"tags": {"ok": "yes"}}), json!({"tags": {}}), "")];
+        registry.hold(&rob, "m", 1, "for the auditors") =>
+            [("rob", "version.hold", "model m/1", NONE, json!({"held_by": "rob"}), "for the auditors")];
+        registry.release(&root, "m", 1, "audit is over") =>
+            [("root", "version.release", "model m/1", json!({"held_by": ["rob"]}), NONE, "audit is over")];
         registry.rollback(&dan, "m", "champion", Some(back), "errors in production") =>
             [("dan", "alias.rollback", "model m@champion", json!({"version": 2, "revision": 2}), json!({"version": 1, "revision": 3,
                 "promotion": back, "requested_by": "dan", "approved_by": [], "verdicts": {}}), "errors in production")];
+        registry.edit_model(&root, "m", ModelEdit::new().rename("n")) =>
+            [("root", "model.edit", "model m", json!({"name": "m"}), json!({"name": "n"}), "")];
     );
+    // What gets an id of its own.
+    let last = async |n: usize| -> Vec<AuditEvent> {
+        let mut entries = registry.all_entries().await.unwrap();
+        entries.split_off(entries.len() - n).into_iter().map(|entry| entry.event).collect()
+    };
+    for _ in 0..2 {
+        let removed = registry.remove_alias(&dan, "n", "champion", "retired").await.unwrap();
+        let event = last(1).await.remove(0);
+        assert_eq!((&*event.action, &*event.resource, &*event.reason), ("alias.remove", "model n@champion", "retired"));
+        assert_eq!(event.before, json!({"version": 1, "revision": 3}));
+        assert_eq!(
+            event.after,
+            json!({"version": null, "revision": 4, "promotion": removed.id, "requested_by": "dan",
+            "approved_by": [], "verdicts": {}})
+        );
+    }
+    for _ in 0..2 {
+        registry.delete_version(&root, "n", 1, "leaks").await.unwrap();
+        let events = last(2).await;
+        assert_eq!((&*events[0].action, &*events[0].reason), ("alias.remove", "v1 was deleted: leaks"));
+        assert_eq!(
+            (&*events[1].action, &*events[1].resource, &*events[1].reason),
+            ("version.delete", "model n/1", "leaks")
+        );
+        let before = json!({"package": one, "stage": "Archived", "aliases": ["staging"]});
+        assert_eq!((&events[1].before, &events[1].after), (&before, &NONE));
+    }
+    registry.set_stage_policy(&root, "n", "Staging", AliasPolicy::default()).await.unwrap();
+    for _ in 0..2 {
+        registry.delete_model(&root, "n", "over").await.unwrap();
+        let event = last(1).await.remove(0);
+        assert_eq!((&*event.action, &*event.resource, &*event.reason), ("model.delete", "model n", "over"));
+        assert_eq!((event.before, event.after), (json!({"description": "prices", "versions": [2]}), NONE));
+    }
     let tokens = Tokens::new(registry.clone());
     let new = NewToken::new(std::time::Duration::from_secs(60)).role(Role::Admin).because("for the night");
     let (_, token) = tokens.issue(&root, new).await.unwrap();

@@ -11,7 +11,7 @@ use mlops_core::{
 };
 use mlops_registry::{
     AliasPolicy, Error, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
-    SqlRegistry, TrackingStore,
+    SqlRegistry, TrackingStore, TrackingStoreExt,
 };
 use sqlx::Connection as _;
 
@@ -148,7 +148,7 @@ async fn a_role_on_one_alias_holds_on_that_alias() {
     registry.rollback(&on(Role::Deployer, "champion"), "m", "champion", None, "worse").await.unwrap();
     denied(registry.request_promotion(&on(Role::Contributor, "champion"), NewPromotion::new("m", 2, "other")).await);
     let policy = AliasPolicy::approvals(1);
-    let error = registry.set_policy(&on(Role::Admin, "champion"), "m", "staging", policy).await.unwrap_err();
+    let error = registry.set_policy(&on(Role::Admin, "champion"), "m", "staging", policy.clone()).await.unwrap_err();
     let expected = "x may not administer on alias staging in model m: needs a role that grants it (admin)";
     assert_eq!(error.to_string(), expected);
     registry.set_policy(&on(Role::Admin, "champion"), "m", "champion", policy).await.unwrap();
@@ -334,6 +334,6 @@ async fn records_read_well() {
     let version = registry.version("m", 1).await.unwrap();
     let short = version.package.short();
     assert_eq!(version.to_string(), format!("m v1 ({short}) by ana at 1997-01-02 00:00"));
-    let run = &registry.runs("e", 1, None).await.unwrap()[0];
+    let run = &registry.newest_runs("e", 1).await.unwrap()[0];
     assert_eq!(run.to_string(), format!("run {} of e: FINISHED, by ana at 1997-01-02 00:00", run.id()));
 }

@@ -19,6 +19,7 @@ enum Call {
     Reject(usize),
     Promote(usize),
     Rollback,
+    Remove,
     Policy(u32),
 }
 
@@ -29,6 +30,7 @@ fn call() -> impl Strategy<Value = Call> {
         1 => (0..5_usize).prop_map(Call::Reject),
         4 => (0..5_usize).prop_map(Call::Promote),
         2 => Just(Call::Rollback),
+        1 => Just(Call::Remove),
         1 => (0..3_u32).prop_map(Call::Policy),
     ]
 }
@@ -52,8 +54,10 @@ struct Plain {
     /// The versions under the current one, the current one last.
     stack: Vec<u64>,
     revision: u64,
+    /// Whether the alias is removed, over the current one.
+    removed: bool,
     needed: u32,
-    moves: Vec<(Timestamp, u64)>,
+    moves: Vec<(Timestamp, Option<u64>)>,
 }
 
 /// One of the latest requests, the last for 0: those are the ones that race.
@@ -79,7 +83,7 @@ async fn check(calls: Vec<Call>) {
         match call {
             Call::Request(version) => {
                 let result = registry.request_promotion(&ana, NewPromotion::new("m", version, "champion")).await;
-                if plain.stack.last() == Some(&version) {
+                if plain.stack.last() == Some(&version) && !plain.removed {
                     assert!(result.is_err(), "it is v{version} already");
                     continue;
                 }
@@ -122,19 +126,34 @@ async fn check(calls: Vec<Call>) {
                     asked.state = PromotionState::Promoted;
                     plain.stack.push(asked.version);
                     plain.revision += 1;
-                    plain.moves.push((now, asked.version));
+                    plain.removed = false;
+                    plain.moves.push((now, Some(asked.version)));
                 }
             }
             Call::Rollback => {
                 let result = registry.rollback(&dan, "m", "champion", None, "worse").await;
-                if plain.stack.len() < 2 {
+                if plain.stack.len() + usize::from(plain.removed) < 2 {
                     assert!(result.as_ref().is_err_and(Error::is_not_found), "{result:?}");
                     continue;
                 }
-                plain.stack.pop();
+                if !std::mem::take(&mut plain.removed) {
+                    plain.stack.pop();
+                }
                 plain.revision += 1;
-                plain.moves.push((now, plain.stack[plain.stack.len() - 1]));
+                plain.moves.push((now, Some(plain.stack[plain.stack.len() - 1])));
                 assert_eq!(result.unwrap().version, plain.stack[plain.stack.len() - 1]);
+            }
+            Call::Remove => {
+                let result = registry.remove_alias(&root, "m", "champion", "retired").await;
+                if plain.stack.is_empty() {
+                    assert!(result.as_ref().is_err_and(Error::is_not_found), "{result:?}");
+                    continue;
+                }
+                result.unwrap();
+                if !std::mem::replace(&mut plain.removed, true) {
+                    plain.revision += 1;
+                    plain.moves.push((now, None));
+                }
             }
             Call::Policy(needed) => {
                 registry.set_policy(&root, "m", "champion", AliasPolicy::approvals(needed)).await.unwrap();
@@ -142,8 +161,11 @@ async fn check(calls: Vec<Call>) {
             }
         }
         match registry.alias("m", "champion").await {
-            Ok(alias) => assert_eq!((Some(&alias.version), alias.revision), (plain.stack.last(), plain.revision)),
-            Err(error) => assert!(error.is_not_found() && plain.revision == 0, "{error}"),
+            Ok(alias) => {
+                assert!(!plain.removed);
+                assert_eq!((Some(&alias.version), alias.revision), (plain.stack.last(), plain.revision));
+            }
+            Err(error) => assert!(error.is_not_found() && (plain.revision == 0 || plain.removed), "{error}"),
         }
     }
     for asked in &plain.asked {
@@ -154,9 +176,14 @@ async fn check(calls: Vec<Call>) {
     let mut before = None;
     for (at, version) in &plain.moves {
         assert_eq!(registry.alias_at("m", "champion", *at - second).await.unwrap(), before);
-        assert_eq!(registry.alias_at("m", "champion", *at).await.unwrap(), Some(*version));
-        before = Some(*version);
+        assert_eq!(registry.alias_at("m", "champion", *at).await.unwrap(), *version);
+        before = *version;
     }
+    let tenures = registry.alias_history("m", "champion", Timestamp::MIN_UTC, Timestamp::MAX_UTC).await.unwrap();
+    let told: Vec<(Timestamp, u64)> = tenures.iter().map(|tenure| (tenure.from, tenure.version)).collect();
+    let pointed: Vec<(Timestamp, u64)> =
+        plain.moves.iter().filter_map(|(at, version)| Some((*at, (*version)?))).collect();
+    assert_eq!(told, pointed);
     mlops_core::audit::AuditLogExt::verify(&registry).await.unwrap().unwrap();
 }
 

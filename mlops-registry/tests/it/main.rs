@@ -7,7 +7,15 @@ mod card;
 mod conformance;
 mod durability;
 mod governance;
+mod group;
 mod history;
+mod kills;
+mod place;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod processes;
+mod retention;
+mod watch;
 
 use mlops_core::store::MemoryStore;
 use mlops_core::{ArtifactStore, Principal, Role};
