@@ -22,6 +22,23 @@
 //!   can take.
 //! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
 
+/// Runs `$body` in the writing transaction that `$start` begins, and gives its result. A `return` or `?` in it leaves the
+/// transaction: an `Ok` keeps what was written, an error takes it back. It runs again where the database took it back for
+/// another's sake, and so it borrows what it uses.
+macro_rules! transaction {
+    ($start:expr, |$writing:ident| $body:expr) => {{
+        let mut tries = 0;
+        loop {
+            let mut $writing = $start.await?;
+            let result = async { $body }.await;
+            match $writing.end(result).await {
+                Err(error) if $crate::sql::again(&error, &mut tries).await => {}
+                done => break done,
+            }
+        }
+    }};
+}
+
 mod audit;
 mod db;
 mod lineage;
@@ -44,7 +61,10 @@ use mlops_core::{
 };
 
 use self::db::{Backend as _, Conn, Database, Lock};
-use crate::{Result, check};
+use crate::{Error, Result, check};
+
+/// How often a transaction is tried again that the database took back for another's sake.
+const TRIES: u32 = 8;
 
 /// What a power failure can take. The death of the process takes nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,6 +150,17 @@ impl SqlRegistry {
     }
 }
 
+/// Whether a transaction that ended so is worth another try, and if so, waits a little longer each time.
+async fn again(error: &Error, tries: &mut u32) -> bool {
+    let Error::Core(error) = error else { return false };
+    if *tries >= TRIES || !db::lost_its_turn(error) {
+        return false;
+    }
+    *tries += 1;
+    tokio::time::sleep(Duration::from_millis(1 << *tries)).await;
+    true
+}
+
 /// A writing transaction and the moment it stands for.
 struct Writing {
     tx: Conn,
@@ -142,6 +173,15 @@ impl Writing {
     /// An audit event of this moment.
     fn event(&self, who: &Principal, action: &str, resource: impl Into<String>) -> AuditEvent {
         AuditEvent::new(self.at, &who.name, action, resource)
+    }
+
+    /// Keeps what was written if all went well, and takes it back if not. Whatever the result, it is given only once what
+    /// it was read from is permanent.
+    async fn end<T>(self, result: Result<T>) -> Result<T> {
+        if result.is_ok() {
+            self.commit().await?;
+        }
+        result
     }
 
     /// Makes it permanent. A transaction that is dropped instead leaves no trace.
