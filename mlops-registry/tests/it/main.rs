@@ -7,6 +7,7 @@ mod conformance;
 mod durability;
 mod governance;
 mod history;
+mod tracking;
 
 use mlops_core::store::MemoryStore;
 use mlops_core::{ArtifactStore, Principal, Role};
