@@ -30,5 +30,5 @@ pub use self::tracking::{
     Artifact, ArtifactMode, ArtifactOwner, Experiment, ExperimentEdit, LogBatch, LoggedModel, LoggedModelEdit,
     LoggedModelId, LoggedModelStatus, Metric, MetricDataset, MetricLogger, ModelMetric, NewExperiment, NewLoggedModel,
     NewRun, Run, RunEdit, RunInfo, RunInput, RunModel, RunModelRole, RunStatus, RunTable, TrackingStore,
-    TrackingStoreExt,
+    TrackingStoreExt, export, system,
 };

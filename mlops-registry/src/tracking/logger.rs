@@ -149,7 +149,9 @@ impl MetricLogger {
         std::future::poll_fn(|cx| {
             let mut state = self.queue.lock();
             if state.done < target && !state.writer_gone {
-                state.flushing.push(cx.waker().clone());
+                if !state.flushing.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    state.flushing.push(cx.waker().clone());
+                }
                 return Poll::Pending;
             }
             Poll::Ready(match state.error.take() {

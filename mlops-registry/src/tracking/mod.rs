@@ -5,9 +5,11 @@
 
 mod artifact;
 mod experiment;
+pub mod export;
 mod logged_model;
 mod logger;
 mod run;
+pub mod system;
 mod table;
 
 use std::fmt::{Debug, Display};

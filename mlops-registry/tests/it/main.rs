@@ -15,6 +15,7 @@ mod place;
 mod postgres;
 mod processes;
 mod retention;
+mod tracking;
 mod watch;
 
 use mlops_core::store::MemoryStore;

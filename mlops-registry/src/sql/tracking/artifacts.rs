@@ -105,41 +105,43 @@ pub(super) async fn put(
     check::path("artifact path", &artifact.path)?;
     let bytes = i64::try_from(artifact.bytes).map_err(|e| CoreError::invalid("artifact size", e))?;
     let id = id_of(owner);
-    let mut writing = registry.write(WHAT, &id).await?;
-    may_change(registry, &mut writing.tx, who, owner).await?;
-    let known = find(&mut writing.tx, owner, &artifact.path).await?;
-    if known.as_ref() == Some(&artifact) {
-        return Ok(());
-    }
-    if known.is_some() && mode == ArtifactMode::Create {
-        let name = format!("{} of {owner}", artifact.path);
-        return Err(CoreError::AlreadyExists { what: "artifact", name }.into());
-    }
-    db::query(table(owner).put)
-        .bind(&id)
-        .bind(&artifact.path)
-        .bind(artifact.digest.to_string())
-        .bind(bytes)
-        .execute(&mut writing.tx)
-        .await
-        .during(WHAT, &id)?;
-    let event = writing.event(who, table(owner).action, owner.to_string());
-    let before = known.as_ref().map_or(Value::Null, shown);
-    audit::append(&mut writing.tx, event.change(before, shown(&artifact))).await?;
-    writing.commit().await
+    transaction!(registry.write(WHAT, &id), |writing| {
+        may_change(registry, &mut writing.tx, who, owner).await?;
+        let known = find(&mut writing.tx, owner, &artifact.path).await?;
+        if known.as_ref() == Some(&artifact) {
+            return Ok(());
+        }
+        if known.is_some() && mode == ArtifactMode::Create {
+            let name = format!("{} of {owner}", artifact.path);
+            return Err(CoreError::AlreadyExists { what: "artifact", name }.into());
+        }
+        db::query(table(owner).put)
+            .bind(&id)
+            .bind(&artifact.path)
+            .bind(artifact.digest.to_string())
+            .bind(bytes)
+            .execute(&mut writing.tx)
+            .await
+            .during(WHAT, &id)?;
+        let event = writing.event(who, table(owner).action, owner.to_string());
+        let before = known.as_ref().map_or(Value::Null, shown);
+        audit::append(&mut writing.tx, event.change(before, shown(&artifact))).await?;
+        Ok(())
+    })
 }
 
 pub(super) async fn remove(registry: &SqlRegistry, who: &Principal, owner: ArtifactOwner, path: &str) -> Result<()> {
     const WHAT: &str = "remove artifact of";
     check::path("artifact path", path)?;
     let id = id_of(owner);
-    let mut writing = registry.write(WHAT, &id).await?;
-    may_change(registry, &mut writing.tx, who, owner).await?;
-    let Some(known) = find(&mut writing.tx, owner, path).await? else { return Ok(()) };
-    db::query(table(owner).remove).bind(&id).bind(path).execute(&mut writing.tx).await.during(WHAT, &id)?;
-    let event = writing.event(who, table(owner).removal, owner.to_string());
-    audit::append(&mut writing.tx, event.change(shown(&known), Value::Null)).await?;
-    writing.commit().await
+    transaction!(registry.write(WHAT, &id), |writing| {
+        may_change(registry, &mut writing.tx, who, owner).await?;
+        let Some(known) = find(&mut writing.tx, owner, path).await? else { return Ok(()) };
+        db::query(table(owner).remove).bind(&id).bind(path).execute(&mut writing.tx).await.during(WHAT, &id)?;
+        let event = writing.event(who, table(owner).removal, owner.to_string());
+        audit::append(&mut writing.tx, event.change(shown(&known), Value::Null)).await?;
+        Ok(())
+    })
 }
 
 pub(super) async fn read(registry: &SqlRegistry, owner: ArtifactOwner, path: &str) -> Result<Artifact> {

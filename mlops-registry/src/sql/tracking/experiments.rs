@@ -152,46 +152,46 @@ pub(super) async fn create(registry: &SqlRegistry, who: &Principal, new: NewExpe
     }
     registry.allow(who, Permission::Track, Resource::experiment(&new.name))?;
     let content = Digest::of_json(&new)?.to_string();
-    let mut writing = registry.write("create experiment", &new.name).await?;
-    let conn = &mut writing.tx;
-    if let Some(row) = find(conn, &new.name).await? {
-        let what = if row.deleted_at.is_some() { "deleted experiment" } else { "experiment" };
-        let (same, unknown) = (row.content == content, row.content.is_empty());
-        let found = load_one(conn, row).await?;
-        let alike = (&found.tags, &found.artifact_location) == (&new.tags, &new.artifact_location);
-        if found.stage == LifecycleStage::Active && (same || unknown && alike) {
-            return Ok(found);
+    transaction!(registry.write("create experiment", &new.name), |writing| {
+        let conn = &mut writing.tx;
+        if let Some(row) = find(conn, &new.name).await? {
+            let what = if row.deleted_at.is_some() { "deleted experiment" } else { "experiment" };
+            let (same, unknown) = (row.content == content, row.content.is_empty());
+            let found = load_one(conn, row).await?;
+            let alike = (&found.tags, &found.artifact_location) == (&new.tags, &new.artifact_location);
+            if found.stage == LifecycleStage::Active && (same || unknown && alike) {
+                return Ok(found);
+            }
+            return Err(CoreError::AlreadyExists { what, name: new.name.clone() }.into());
         }
-        return Err(CoreError::AlreadyExists { what, name: new.name }.into());
-    }
-    let id = ExperimentId::new(writing.at).to_string();
-    let at = writing.at.timestamp_micros();
-    db::query(
-        "INSERT INTO experiments (key, id, name, artifact_location, author, created_at, updated_at, content) \
+        let id = ExperimentId::new(writing.at).to_string();
+        let at = writing.at.timestamp_micros();
+        db::query(
+            "INSERT INTO experiments (key, id, name, artifact_location, author, created_at, updated_at, content) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&id)
-    .bind(&id)
-    .bind(&new.name)
-    .bind(&new.artifact_location)
-    .bind(&who.name)
-    .bind(at)
-    .bind(at)
-    .bind(&content)
-    .execute(&mut *conn)
-    .await
-    .during("create experiment", &new.name)?;
-    EXPERIMENT_TAGS.change(conn, &id, &new.tags, &Default::default()).await?;
-    let mut after = json!({ "tags": new.tags });
-    if let Some(location) = &new.artifact_location {
-        after["artifact_location"] = json!(location);
-    }
-    let event = writing.event(who, "experiment.create", format!("experiment {}", new.name));
-    audit::append(&mut writing.tx, event.change(Value::Null, after)).await?;
-    let row = named(&mut writing.tx, &new.name).await?;
-    let experiment = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(experiment)
+        )
+        .bind(&id)
+        .bind(&id)
+        .bind(&new.name)
+        .bind(&new.artifact_location)
+        .bind(&who.name)
+        .bind(at)
+        .bind(at)
+        .bind(&content)
+        .execute(&mut *conn)
+        .await
+        .during("create experiment", &new.name)?;
+        EXPERIMENT_TAGS.change(conn, &id, &new.tags, &Default::default()).await?;
+        let mut after = json!({ "tags": new.tags });
+        if let Some(location) = &new.artifact_location {
+            after["artifact_location"] = json!(location);
+        }
+        let event = writing.event(who, "experiment.create", format!("experiment {}", new.name));
+        audit::append(&mut writing.tx, event.change(Value::Null, after)).await?;
+        let row = named(&mut writing.tx, &new.name).await?;
+        let experiment = load_one(&mut writing.tx, row).await?;
+        Ok(experiment)
+    })
 }
 
 pub(super) async fn read(registry: &SqlRegistry, name: &str) -> Result<Experiment> {
@@ -214,40 +214,40 @@ pub(super) async fn edit(
 ) -> Result<Experiment> {
     check::tags(&edit.set_tags)?;
     registry.allow(who, Permission::Track, Resource::experiment(name))?;
-    let mut writing = registry.write("edit experiment", name).await?;
-    let conn = &mut writing.tx;
-    let row = named(conn, name).await?;
-    in_use("experiment", name, stage(row.deleted_at))?;
-    let tags = EXPERIMENT_TAGS.change(conn, &row.key, &edit.set_tags, &edit.remove_tags).await?;
-    let mut change = (json!({}), json!({}));
-    if !tags.is_empty() {
-        change = (json!({ "tags": tags.before }), json!({ "tags": tags.after }));
-    }
-    let renamed = edit.name.filter(|new| new != name);
-    if let Some(new) = &renamed {
-        check::name("experiment name", new)?;
-        registry.allow(who, Permission::Track, Resource::experiment(new))?;
-        if let Some(taken) = find(conn, new).await? {
-            let what = if taken.deleted_at.is_some() { "deleted experiment" } else { "experiment" };
-            return Err(CoreError::AlreadyExists { what, name: new.clone() }.into());
+    transaction!(registry.write("edit experiment", name), |writing| {
+        let conn = &mut writing.tx;
+        let row = named(conn, name).await?;
+        in_use("experiment", name, stage(row.deleted_at))?;
+        let tags = EXPERIMENT_TAGS.change(conn, &row.key, &edit.set_tags, &edit.remove_tags).await?;
+        let mut change = (json!({}), json!({}));
+        if !tags.is_empty() {
+            change = (json!({ "tags": tags.before }), json!({ "tags": tags.after }));
         }
-        (change.0["name"], change.1["name"]) = (json!(name), json!(new));
-    } else if tags.is_empty() {
-        return load_one(conn, row).await;
-    }
-    db::query("UPDATE experiments SET name = $1, updated_at = $2 WHERE key = $3")
-        .bind(renamed.as_deref().unwrap_or(name))
-        .bind(writing.at.timestamp_micros())
-        .bind(&row.key)
-        .execute(conn)
-        .await
-        .during("edit experiment", name)?;
-    let event = writing.event(who, "experiment.edit", format!("experiment {name}")).change(change.0, change.1);
-    audit::append(&mut writing.tx, event).await?;
-    let row = named(&mut writing.tx, renamed.as_deref().unwrap_or(name)).await?;
-    let experiment = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(experiment)
+        let renamed = edit.name.as_deref().filter(|new| *new != name);
+        if let Some(new) = renamed {
+            check::name("experiment name", new)?;
+            registry.allow(who, Permission::Track, Resource::experiment(new))?;
+            if let Some(taken) = find(conn, new).await? {
+                let what = if taken.deleted_at.is_some() { "deleted experiment" } else { "experiment" };
+                return Err(CoreError::AlreadyExists { what, name: new.to_owned() }.into());
+            }
+            (change.0["name"], change.1["name"]) = (json!(name), json!(new));
+        } else if tags.is_empty() {
+            return load_one(conn, row).await;
+        }
+        db::query("UPDATE experiments SET name = $1, updated_at = $2 WHERE key = $3")
+            .bind(renamed.unwrap_or(name))
+            .bind(writing.at.timestamp_micros())
+            .bind(&row.key)
+            .execute(conn)
+            .await
+            .during("edit experiment", name)?;
+        let event = writing.event(who, "experiment.edit", format!("experiment {name}")).change(change.0, change.1);
+        audit::append(&mut writing.tx, event).await?;
+        let row = named(&mut writing.tx, renamed.unwrap_or(name)).await?;
+        let experiment = load_one(&mut writing.tx, row).await?;
+        Ok(experiment)
+    })
 }
 
 /// Deletes or restores.
@@ -262,26 +262,26 @@ pub(super) async fn set_stage(
         LifecycleStage::Active => ("restore experiment", "experiment.restore", false),
     };
     registry.allow(who, Permission::Track, Resource::experiment(name))?;
-    let mut writing = registry.write(operation, name).await?;
-    let row = named(&mut writing.tx, name).await?;
-    let before = stage(row.deleted_at);
-    if before == wanted {
-        return load_one(&mut writing.tx, row).await;
-    }
-    let at = writing.at.timestamp_micros();
-    db::query("UPDATE experiments SET deleted_at = $1, updated_at = $2 WHERE key = $3")
-        .bind(deleting.then_some(at))
-        .bind(at)
-        .bind(&row.key)
-        .execute(&mut writing.tx)
-        .await
-        .during(operation, name)?;
-    let event = writing.event(who, action, format!("experiment {name}"));
-    audit::append(&mut writing.tx, event.change(json!({ "stage": before }), json!({ "stage": wanted }))).await?;
-    let row = named(&mut writing.tx, name).await?;
-    let experiment = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(experiment)
+    transaction!(registry.write(operation, name), |writing| {
+        let row = named(&mut writing.tx, name).await?;
+        let before = stage(row.deleted_at);
+        if before == wanted {
+            return load_one(&mut writing.tx, row).await;
+        }
+        let at = writing.at.timestamp_micros();
+        db::query("UPDATE experiments SET deleted_at = $1, updated_at = $2 WHERE key = $3")
+            .bind(deleting.then_some(at))
+            .bind(at)
+            .bind(&row.key)
+            .execute(&mut writing.tx)
+            .await
+            .during(operation, name)?;
+        let event = writing.event(who, action, format!("experiment {name}"));
+        audit::append(&mut writing.tx, event.change(json!({ "stage": before }), json!({ "stage": wanted }))).await?;
+        let row = named(&mut writing.tx, name).await?;
+        let experiment = load_one(&mut writing.tx, row).await?;
+        Ok(experiment)
+    })
 }
 
 pub(super) async fn find_all(registry: &SqlRegistry, search: &Search) -> Result<Page<Experiment>> {

@@ -171,59 +171,59 @@ pub(super) async fn create(registry: &SqlRegistry, who: &Principal, new: NewLogg
     check::params(&new.params)?;
     check::tags(&new.tags)?;
     let content = Digest::of_json(&(&who.name, &new))?.to_string();
-    let mut writing = registry.write("create logged model", &new.name).await?;
-    let conn = &mut writing.tx;
-    let experiment = experiments::of_id(conn, new.experiment).await?;
-    registry.allow(who, Permission::Track, Resource::experiment(&experiment.name))?;
-    if let Some(id) = new.id {
-        match find_model(conn, id).await {
-            Ok(row) if row.content == content => return load_one(conn, row).await,
-            Ok(_) => return Err(CoreError::AlreadyExists { what: "logged model", name: id.to_string() }.into()),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+    transaction!(registry.write("create logged model", &new.name), |writing| {
+        let conn = &mut writing.tx;
+        let experiment = experiments::of_id(conn, new.experiment).await?;
+        registry.allow(who, Permission::Track, Resource::experiment(&experiment.name))?;
+        if let Some(id) = new.id {
+            match find_model(conn, id).await {
+                Ok(row) if row.content == content => return load_one(conn, row).await,
+                Ok(_) => return Err(CoreError::AlreadyExists { what: "logged model", name: id.to_string() }.into()),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
-    in_use("experiment", &experiment.name, stage(experiment.deleted_at))?;
-    if let Some(run) = new.source_run {
-        find_run(conn, run).await?;
-    }
-    let id = new.id.unwrap_or_else(|| LoggedModelId::new(writing.at));
-    let (text, at) = (id.to_string(), writing.at.timestamp_micros());
-    db::query(
-        "INSERT INTO logged_models \
+        in_use("experiment", &experiment.name, stage(experiment.deleted_at))?;
+        if let Some(run) = new.source_run {
+            find_run(conn, run).await?;
+        }
+        let id = new.id.unwrap_or_else(|| LoggedModelId::new(writing.at));
+        let (text, at) = (id.to_string(), writing.at.timestamp_micros());
+        db::query(
+            "INSERT INTO logged_models \
          (id, experiment_key, name, model_type, source_run, status, author, created_at, updated_at, content) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(&text)
-    .bind(&experiment.key)
-    .bind(&new.name)
-    .bind(&new.model_type)
-    .bind(new.source_run.map(|run| run.to_string()))
-    .bind(LoggedModelStatus::Pending.as_filter())
-    .bind(&who.name)
-    .bind(at)
-    .bind(at)
-    .bind(content)
-    .execute(&mut *conn)
-    .await
-    .during("create logged model", &text)?;
-    let params = MODEL_PARAMS.add(conn, id.into(), &new.params).await?;
-    let tags = MODEL_TAGS.change(conn, &text, &new.tags, &Default::default()).await?.after;
-    let after = json!({
-        "experiment": experiment.name, "name": new.name, "model_type": new.model_type, "source_run": new.source_run,
-        "params": params, "tags": tags,
-    });
-    let event = writing.event(who, "logged_model.create", format!("logged model {id}")).change(Value::Null, after);
-    audit::append(&mut writing.tx, event).await?;
-    let row = find_model(&mut writing.tx, id).await?;
-    let model = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(model)
+        )
+        .bind(&text)
+        .bind(&experiment.key)
+        .bind(&new.name)
+        .bind(&new.model_type)
+        .bind(new.source_run.map(|run| run.to_string()))
+        .bind(LoggedModelStatus::Pending.as_filter())
+        .bind(&who.name)
+        .bind(at)
+        .bind(at)
+        .bind(&content)
+        .execute(&mut *conn)
+        .await
+        .during("create logged model", &text)?;
+        let params = MODEL_PARAMS.add(conn, id.into(), &new.params).await?;
+        let tags = MODEL_TAGS.change(conn, &text, &new.tags, &Default::default()).await?.after;
+        let after = json!({
+            "experiment": experiment.name, "name": new.name, "model_type": new.model_type, "source_run": new.source_run,
+            "params": params, "tags": tags,
+        });
+        let event = writing.event(who, "logged_model.create", format!("logged model {id}")).change(Value::Null, after);
+        audit::append(&mut writing.tx, event).await?;
+        let row = find_model(&mut writing.tx, id).await?;
+        let model = load_one(&mut writing.tx, row).await?;
+        Ok(model)
+    })
 }
 
 /// Where a change of a row is finished: its time, its entry, what it has become.
 async fn finish_change(
-    mut writing: crate::sql::Writing,
+    writing: &mut crate::sql::Writing,
     who: &Principal,
     action: &str,
     id: LoggedModelId,
@@ -232,9 +232,7 @@ async fn finish_change(
     let event = writing.event(who, action, format!("logged model {id}")).change(change.0, change.1);
     audit::append(&mut writing.tx, event).await?;
     let row = find_model(&mut writing.tx, id).await?;
-    let model = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(model)
+    load_one(&mut writing.tx, row).await
 }
 
 pub(super) async fn finish(
@@ -248,20 +246,21 @@ pub(super) async fn finish(
         return Err(CoreError::invalid("logged model status", reason).into());
     }
     let text = id.to_string();
-    let mut writing = registry.write("finish logged model", &text).await?;
-    let row = registry.changed_model(&mut writing.tx, who, id).await?;
-    if row.status == status.as_filter() {
-        return load_one(&mut writing.tx, row).await;
-    }
-    db::query("UPDATE logged_models SET status = $1, updated_at = $2 WHERE id = $3")
-        .bind(status.as_filter())
-        .bind(writing.at.timestamp_micros())
-        .bind(&text)
-        .execute(&mut writing.tx)
-        .await
-        .during("finish logged model", &text)?;
-    let change = (json!({ "status": row.status }), json!({ "status": status.as_filter() }));
-    finish_change(writing, who, "logged_model.finish", id, change).await
+    transaction!(registry.write("finish logged model", &text), |writing| {
+        let row = registry.changed_model(&mut writing.tx, who, id).await?;
+        if row.status == status.as_filter() {
+            return load_one(&mut writing.tx, row).await;
+        }
+        db::query("UPDATE logged_models SET status = $1, updated_at = $2 WHERE id = $3")
+            .bind(status.as_filter())
+            .bind(writing.at.timestamp_micros())
+            .bind(&text)
+            .execute(&mut writing.tx)
+            .await
+            .during("finish logged model", &text)?;
+        let change = (json!({ "status": row.status }), json!({ "status": status.as_filter() }));
+        finish_change(&mut writing, who, "logged_model.finish", id, change).await
+    })
 }
 
 pub(super) async fn edit(
@@ -273,21 +272,22 @@ pub(super) async fn edit(
     check::tags(&edit.set_tags)?;
     check::params(&edit.params)?;
     let text = id.to_string();
-    let mut writing = registry.write("edit logged model", &text).await?;
-    let row = registry.changed_model(&mut writing.tx, who, id).await?;
-    let params = MODEL_PARAMS.add(&mut writing.tx, id.into(), &edit.params).await?;
-    let tags = MODEL_TAGS.change(&mut writing.tx, &text, &edit.set_tags, &edit.remove_tags).await?;
-    if params.is_empty() && tags.is_empty() {
-        return load_one(&mut writing.tx, row).await;
-    }
-    db::query("UPDATE logged_models SET updated_at = $1 WHERE id = $2")
-        .bind(writing.at.timestamp_micros())
-        .bind(&text)
-        .execute(&mut writing.tx)
-        .await
-        .during("edit logged model", &text)?;
-    let change = (json!({ "tags": tags.before }), json!({ "params": params, "tags": tags.after }));
-    finish_change(writing, who, "logged_model.edit", id, change).await
+    transaction!(registry.write("edit logged model", &text), |writing| {
+        let row = registry.changed_model(&mut writing.tx, who, id).await?;
+        let params = MODEL_PARAMS.add(&mut writing.tx, id.into(), &edit.params).await?;
+        let tags = MODEL_TAGS.change(&mut writing.tx, &text, &edit.set_tags, &edit.remove_tags).await?;
+        if params.is_empty() && tags.is_empty() {
+            return load_one(&mut writing.tx, row).await;
+        }
+        db::query("UPDATE logged_models SET updated_at = $1 WHERE id = $2")
+            .bind(writing.at.timestamp_micros())
+            .bind(&text)
+            .execute(&mut writing.tx)
+            .await
+            .during("edit logged model", &text)?;
+        let change = (json!({ "tags": tags.before }), json!({ "params": params, "tags": tags.after }));
+        finish_change(&mut writing, who, "logged_model.edit", id, change).await
+    })
 }
 
 /// Deletes or restores.
@@ -302,21 +302,22 @@ pub(super) async fn set_stage(
         LifecycleStage::Active => ("restore logged model", "logged_model.restore", false),
     };
     let text = id.to_string();
-    let mut writing = registry.write(operation, &text).await?;
-    let row = registry.tracked_model(&mut writing.tx, who, id).await?;
-    let before = stage(row.deleted_at);
-    if before == wanted {
-        return load_one(&mut writing.tx, row).await;
-    }
-    let at = writing.at.timestamp_micros();
-    db::query("UPDATE logged_models SET deleted_at = $1, updated_at = $2 WHERE id = $3")
-        .bind(deleting.then_some(at))
-        .bind(at)
-        .bind(&text)
-        .execute(&mut writing.tx)
-        .await
-        .during(operation, &text)?;
-    finish_change(writing, who, action, id, (json!({ "stage": before }), json!({ "stage": wanted }))).await
+    transaction!(registry.write(operation, &text), |writing| {
+        let row = registry.tracked_model(&mut writing.tx, who, id).await?;
+        let before = stage(row.deleted_at);
+        if before == wanted {
+            return load_one(&mut writing.tx, row).await;
+        }
+        let at = writing.at.timestamp_micros();
+        db::query("UPDATE logged_models SET deleted_at = $1, updated_at = $2 WHERE id = $3")
+            .bind(deleting.then_some(at))
+            .bind(at)
+            .bind(&text)
+            .execute(&mut writing.tx)
+            .await
+            .during(operation, &text)?;
+        finish_change(&mut writing, who, action, id, (json!({ "stage": before }), json!({ "stage": wanted }))).await
+    })
 }
 
 pub(super) async fn read(registry: &SqlRegistry, id: LoggedModelId) -> Result<LoggedModel> {

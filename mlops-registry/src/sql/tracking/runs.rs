@@ -221,76 +221,78 @@ pub(super) async fn start(registry: &SqlRegistry, who: &Principal, new: NewRun) 
     check::tags(&new.tags)?;
     registry.allow(who, Permission::Track, Resource::experiment(&new.experiment))?;
     let content = Digest::of_json(&(&who.name, &new))?.to_string();
-    let mut writing = registry.write("start run", &new.experiment).await?;
-    let conn = &mut writing.tx;
-    if let Some(id) = new.id {
-        match find_run(conn, id).await {
-            Ok(row) if row.content == content => return load_one(conn, row).await,
-            Ok(_) => return Err(CoreError::AlreadyExists { what: "run", name: id.to_string() }.into()),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
+    transaction!(registry.write("start run", &new.experiment), |writing| {
+        let conn = &mut writing.tx;
+        if let Some(id) = new.id {
+            match find_run(conn, id).await {
+                Ok(row) if row.content == content => return load_one(conn, row).await,
+                Ok(_) => return Err(CoreError::AlreadyExists { what: "run", name: id.to_string() }.into()),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
-    let Some(experiment) = experiments::find(conn, &new.experiment).await? else {
-        return Err(CoreError::not_found("experiment", new.experiment).into());
-    };
-    in_use("experiment", &new.experiment, stage(experiment.deleted_at))?;
-    if let Some(parent) = new.parent {
-        find_run(conn, parent).await?;
-    }
-    let id = new.id.unwrap_or_else(|| RunId::new(writing.at));
-    let text = id.to_string();
-    db::query(
-        "INSERT INTO runs (id, experiment_key, name, parent, status, author, started_at, content) \
+        let Some(experiment) = experiments::find(conn, &new.experiment).await? else {
+            return Err(CoreError::not_found("experiment", &new.experiment).into());
+        };
+        in_use("experiment", &new.experiment, stage(experiment.deleted_at))?;
+        if let Some(parent) = new.parent {
+            find_run(conn, parent).await?;
+        }
+        let id = new.id.unwrap_or_else(|| RunId::new(writing.at));
+        let text = id.to_string();
+        db::query(
+            "INSERT INTO runs (id, experiment_key, name, parent, status, author, started_at, content) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(&text)
-    .bind(&experiment.key)
-    .bind(&new.name)
-    .bind(new.parent.map(|p| p.to_string()))
-    .bind(RunStatus::Running.as_str())
-    .bind(&who.name)
-    .bind(new.started_at.unwrap_or(writing.at).timestamp_micros())
-    .bind(content)
-    .execute(&mut *conn)
-    .await
-    .during("start run", &text)?;
-    RUN_TAGS.change(conn, &text, &new.tags, &Default::default()).await?;
-    let mut node = Node::new(NodeRef::run(id)).fact("experiment", &new.experiment).fact("author", &who.name);
-    if !new.name.is_empty() {
-        node = node.fact("name", &new.name);
-    }
-    lineage::record(conn, &[node], &[]).await?;
-    let mut after = json!({ "experiment": new.experiment, "name": new.name, "parent": new.parent, "tags": new.tags });
-    if let Some(at) = new.started_at {
-        after["started_at"] = json!(at);
-    }
-    let event = writing.event(who, "run.start", format!("run {id}")).change(Value::Null, after);
-    audit::append(&mut writing.tx, event).await?;
-    let row = find_run(&mut writing.tx, id).await?;
-    let run = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(run)
+        )
+        .bind(&text)
+        .bind(&experiment.key)
+        .bind(&new.name)
+        .bind(new.parent.map(|p| p.to_string()))
+        .bind(RunStatus::Running.as_str())
+        .bind(&who.name)
+        .bind(new.started_at.unwrap_or(writing.at).timestamp_micros())
+        .bind(&content)
+        .execute(&mut *conn)
+        .await
+        .during("start run", &text)?;
+        RUN_TAGS.change(conn, &text, &new.tags, &Default::default()).await?;
+        let mut node = Node::new(NodeRef::run(id)).fact("experiment", &new.experiment).fact("author", &who.name);
+        if !new.name.is_empty() {
+            node = node.fact("name", &new.name);
+        }
+        lineage::record(conn, &[node], &[]).await?;
+        let mut after =
+            json!({ "experiment": new.experiment, "name": new.name, "parent": new.parent, "tags": new.tags });
+        if let Some(at) = new.started_at {
+            after["started_at"] = json!(at);
+        }
+        let event = writing.event(who, "run.start", format!("run {id}")).change(Value::Null, after);
+        audit::append(&mut writing.tx, event).await?;
+        let row = find_run(&mut writing.tx, id).await?;
+        let run = load_one(&mut writing.tx, row).await?;
+        Ok(run)
+    })
 }
 
 pub(super) async fn log(registry: &SqlRegistry, who: &Principal, run: RunId, batch: LogBatch) -> Result<()> {
     check::batch(&batch)?;
     let id = run.to_string();
-    let mut writing = registry.write("log to run", &id).await?;
-    registry.changed(&mut writing.tx, who, run).await?;
-    let models: std::collections::BTreeSet<_> = batch.metrics.iter().filter_map(|metric| metric.model).collect();
-    for model in models {
-        registry.changed_model(&mut writing.tx, who, model).await?;
-    }
-    let params = RUN_PARAMS.add(&mut writing.tx, run.into(), &batch.params).await?;
-    let tags = RUN_TAGS.change(&mut writing.tx, &id, &batch.tags, &Default::default()).await?;
-    put_metrics(&mut writing.tx, run, &batch.metrics).await?;
-    if !(params.is_empty() && tags.is_empty()) {
-        let change = (json!({ "tags": tags.before }), json!({ "params": params, "tags": tags.after }));
-        let event = writing.event(who, "run.log", format!("run {run}")).change(change.0, change.1);
-        audit::append(&mut writing.tx, event).await?;
-    }
-    writing.commit().await
+    transaction!(registry.write("log to run", &id), |writing| {
+        registry.changed(&mut writing.tx, who, run).await?;
+        let models: std::collections::BTreeSet<_> = batch.metrics.iter().filter_map(|metric| metric.model).collect();
+        for model in models {
+            registry.changed_model(&mut writing.tx, who, model).await?;
+        }
+        let params = RUN_PARAMS.add(&mut writing.tx, run.into(), &batch.params).await?;
+        let tags = RUN_TAGS.change(&mut writing.tx, &id, &batch.tags, &Default::default()).await?;
+        put_metrics(&mut writing.tx, run, &batch.metrics).await?;
+        if !(params.is_empty() && tags.is_empty()) {
+            let change = (json!({ "tags": tags.before }), json!({ "params": params, "tags": tags.after }));
+            let event = writing.event(who, "run.log", format!("run {run}")).change(change.0, change.1);
+            audit::append(&mut writing.tx, event).await?;
+        }
+        Ok(())
+    })
 }
 
 pub(super) async fn log_inputs(
@@ -301,10 +303,10 @@ pub(super) async fn log_inputs(
 ) -> Result<()> {
     check::inputs(&inputs)?;
     let id = run.to_string();
-    let mut writing = registry.write("log input of run", &id).await?;
-    registry.changed(&mut writing.tx, who, run).await?;
-    for input in &inputs {
-        let added = db::query(
+    transaction!(registry.write("log input of run", &id), |writing| {
+        registry.changed(&mut writing.tx, who, run).await?;
+        for input in &inputs {
+            let added = db::query(
             "INSERT INTO run_inputs (run_id, dataset, digest, context, source_type, source, columns, profile, tags) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (run_id, dataset, digest, context) DO NOTHING",
         )
@@ -320,15 +322,16 @@ pub(super) async fn log_inputs(
         .execute(&mut writing.tx)
         .await
         .during("log input of run", &id)?;
-        if added == 1 {
-            let after = json!({ "dataset": input.name, "digest": input.digest, "context": input.context });
-            let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
-            audit::append(&mut writing.tx, event).await?;
+            if added == 1 {
+                let after = json!({ "dataset": input.name, "digest": input.digest, "context": input.context });
+                let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
+                audit::append(&mut writing.tx, event).await?;
+            }
+            let node = NodeRef { kind: NodeKind::Dataset, id: format!("{}@{}", input.name, input.digest) };
+            lineage::record(&mut writing.tx, &[], &[Edge::new(node, NodeRef::run(run))]).await?;
         }
-        let node = NodeRef { kind: NodeKind::Dataset, id: format!("{}@{}", input.name, input.digest) };
-        lineage::record(&mut writing.tx, &[], &[Edge::new(node, NodeRef::run(run))]).await?;
-    }
-    writing.commit().await
+        Ok(())
+    })
 }
 
 pub(super) async fn log_models(
@@ -339,31 +342,32 @@ pub(super) async fn log_models(
 ) -> Result<()> {
     check::count("models", models.len(), check::BATCH.1)?;
     let id = run.to_string();
-    let mut writing = registry.write("log models of run", &id).await?;
-    registry.changed(&mut writing.tx, who, run).await?;
-    let mut added = Vec::new();
-    for link in models {
-        logged_models::find_model(&mut writing.tx, link.model).await?;
-        let fresh = db::query(
-            "INSERT INTO run_models (run_id, model_id, role, step) VALUES ($1, $2, $3, $4) \
+    transaction!(registry.write("log models of run", &id), |writing| {
+        registry.changed(&mut writing.tx, who, run).await?;
+        let mut added = Vec::new();
+        for &link in &models {
+            logged_models::find_model(&mut writing.tx, link.model).await?;
+            let fresh = db::query(
+                "INSERT INTO run_models (run_id, model_id, role, step) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (run_id, model_id, role) DO NOTHING",
-        )
-        .bind(&id)
-        .bind(link.model.to_string())
-        .bind(link.role.as_str())
-        .bind(link.step)
-        .execute(&mut writing.tx)
-        .await
-        .during("log models of run", &id)?;
-        if fresh == 1 {
-            added.push(link);
+            )
+            .bind(&id)
+            .bind(link.model.to_string())
+            .bind(link.role.as_str())
+            .bind(link.step)
+            .execute(&mut writing.tx)
+            .await
+            .during("log models of run", &id)?;
+            if fresh == 1 {
+                added.push(link);
+            }
         }
-    }
-    if !added.is_empty() {
-        let event = writing.event(who, "run.models", format!("run {run}"));
-        audit::append(&mut writing.tx, event.change(Value::Null, json!({ "models": added }))).await?;
-    }
-    writing.commit().await
+        if !added.is_empty() {
+            let event = writing.event(who, "run.models", format!("run {run}"));
+            audit::append(&mut writing.tx, event.change(Value::Null, json!({ "models": added }))).await?;
+        }
+        Ok(())
+    })
 }
 
 pub(super) async fn finish(registry: &SqlRegistry, who: &Principal, run: RunId, status: RunStatus) -> Result<Run> {
@@ -372,30 +376,30 @@ pub(super) async fn finish(registry: &SqlRegistry, who: &Principal, run: RunId, 
         return Err(CoreError::invalid("run status", reason).into());
     }
     let id = run.to_string();
-    let mut writing = registry.write("finish run", &id).await?;
-    let row = registry.changed(&mut writing.tx, who, run).await?;
-    let before: RunStatus = db::from_word(&row.status)?;
-    if before == status {
-        return load_one(&mut writing.tx, row).await;
-    }
-    if before.is_terminal() {
-        let (expected, found) = (RunStatus::Running.to_string(), before.to_string());
-        return Err(CoreError::Conflict { what: "run", name: id, expected, found }.into());
-    }
-    db::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
-        .bind(status.as_str())
-        .bind(writing.at.timestamp_micros())
-        .bind(&id)
-        .execute(&mut writing.tx)
-        .await
-        .during("finish run", &id)?;
-    let change = (json!({ "status": before }), json!({ "status": status }));
-    let event = writing.event(who, "run.finish", format!("run {id}")).change(change.0, change.1);
-    audit::append(&mut writing.tx, event).await?;
-    let row = find_run(&mut writing.tx, run).await?;
-    let run = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(run)
+    transaction!(registry.write("finish run", &id), |writing| {
+        let row = registry.changed(&mut writing.tx, who, run).await?;
+        let before: RunStatus = db::from_word(&row.status)?;
+        if before == status {
+            return load_one(&mut writing.tx, row).await;
+        }
+        if before.is_terminal() {
+            let (expected, found) = (RunStatus::Running.to_string(), before.to_string());
+            return Err(CoreError::Conflict { what: "run", name: id.clone(), expected, found }.into());
+        }
+        db::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
+            .bind(status.as_str())
+            .bind(writing.at.timestamp_micros())
+            .bind(&id)
+            .execute(&mut writing.tx)
+            .await
+            .during("finish run", &id)?;
+        let change = (json!({ "status": before }), json!({ "status": status }));
+        let event = writing.event(who, "run.finish", format!("run {id}")).change(change.0, change.1);
+        audit::append(&mut writing.tx, event).await?;
+        let row = find_run(&mut writing.tx, run).await?;
+        let run = load_one(&mut writing.tx, row).await?;
+        Ok(run)
+    })
 }
 
 pub(super) async fn edit(registry: &SqlRegistry, who: &Principal, run: RunId, edit: RunEdit) -> Result<Run> {
@@ -403,47 +407,47 @@ pub(super) async fn edit(registry: &SqlRegistry, who: &Principal, run: RunId, ed
         check::text("run name", name, check::NAME)?;
     }
     let id = run.to_string();
-    let mut writing = registry.write("edit run", &id).await?;
-    let row = registry.changed(&mut writing.tx, who, run).await?;
-    let before = (row.name.clone(), db::from_word::<RunStatus>(&row.status)?, row.ended_at);
-    let name = edit.name.unwrap_or_else(|| row.name.clone());
-    let status = edit.status.unwrap_or(before.1);
-    let ended_at = match edit.ended_at {
-        _ if !status.is_terminal() => None,
-        Some(at) => Some(at.timestamp_micros()),
-        None => row.ended_at.or(Some(writing.at.timestamp_micros())),
-    };
-    let tags = RUN_TAGS.change(&mut writing.tx, &id, &BTreeMap::new(), &edit.remove_tags).await?;
-    let after = (name, status, ended_at);
-    if before == after && tags.is_empty() {
-        return load_one(&mut writing.tx, row).await;
-    }
-    db::query("UPDATE runs SET name = $1, status = $2, ended_at = $3 WHERE id = $4")
-        .bind(&after.0)
-        .bind(after.1.as_str())
-        .bind(after.2)
-        .bind(&id)
-        .execute(&mut writing.tx)
-        .await
-        .during("edit run", &id)?;
-    let mut change = (json!({}), json!({}));
-    let mut changed = |what: &str, old: Value, new: Value| {
-        if old != new {
-            (change.0[what], change.1[what]) = (old, new);
+    transaction!(registry.write("edit run", &id), |writing| {
+        let row = registry.changed(&mut writing.tx, who, run).await?;
+        let before = (row.name.clone(), db::from_word::<RunStatus>(&row.status)?, row.ended_at);
+        let name = edit.name.clone().unwrap_or_else(|| row.name.clone());
+        let status = edit.status.unwrap_or(before.1);
+        let ended_at = match edit.ended_at {
+            _ if !status.is_terminal() => None,
+            Some(at) => Some(at.timestamp_micros()),
+            None => row.ended_at.or(Some(writing.at.timestamp_micros())),
+        };
+        let tags = RUN_TAGS.change(&mut writing.tx, &id, &BTreeMap::new(), &edit.remove_tags).await?;
+        let after = (name, status, ended_at);
+        if before == after && tags.is_empty() {
+            return load_one(&mut writing.tx, row).await;
         }
-    };
-    changed("name", json!(before.0), json!(after.0));
-    changed("status", json!(before.1), json!(after.1));
-    changed("ended_at", json!(before.2.map(db::time)), json!(after.2.map(db::time)));
-    if !tags.is_empty() {
-        changed("tags", json!(tags.before), json!(tags.after));
-    }
-    let event = writing.event(who, "run.edit", format!("run {id}")).change(change.0, change.1);
-    audit::append(&mut writing.tx, event).await?;
-    let row = find_run(&mut writing.tx, run).await?;
-    let run = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(run)
+        db::query("UPDATE runs SET name = $1, status = $2, ended_at = $3 WHERE id = $4")
+            .bind(&after.0)
+            .bind(after.1.as_str())
+            .bind(after.2)
+            .bind(&id)
+            .execute(&mut writing.tx)
+            .await
+            .during("edit run", &id)?;
+        let mut change = (json!({}), json!({}));
+        let mut changed = |what: &str, old: Value, new: Value| {
+            if old != new {
+                (change.0[what], change.1[what]) = (old, new);
+            }
+        };
+        changed("name", json!(before.0), json!(after.0));
+        changed("status", json!(before.1), json!(after.1));
+        changed("ended_at", json!(before.2.map(db::time)), json!(after.2.map(db::time)));
+        if !tags.is_empty() {
+            changed("tags", json!(tags.before), json!(tags.after));
+        }
+        let event = writing.event(who, "run.edit", format!("run {id}")).change(change.0, change.1);
+        audit::append(&mut writing.tx, event).await?;
+        let row = find_run(&mut writing.tx, run).await?;
+        let run = load_one(&mut writing.tx, row).await?;
+        Ok(run)
+    })
 }
 
 /// Deletes or restores.
@@ -458,24 +462,24 @@ pub(super) async fn set_stage(
         LifecycleStage::Active => ("restore run", "run.restore", false),
     };
     let id = run.to_string();
-    let mut writing = registry.write(operation, &id).await?;
-    let row = registry.tracked(&mut writing.tx, who, run).await?;
-    let before = stage(row.deleted_at);
-    if before == wanted {
-        return load_one(&mut writing.tx, row).await;
-    }
-    db::query("UPDATE runs SET deleted_at = $1 WHERE id = $2")
-        .bind(deleting.then_some(writing.at.timestamp_micros()))
-        .bind(&id)
-        .execute(&mut writing.tx)
-        .await
-        .during(operation, &id)?;
-    let event = writing.event(who, action, format!("run {id}"));
-    audit::append(&mut writing.tx, event.change(json!({ "stage": before }), json!({ "stage": wanted }))).await?;
-    let row = find_run(&mut writing.tx, run).await?;
-    let run = load_one(&mut writing.tx, row).await?;
-    writing.commit().await?;
-    Ok(run)
+    transaction!(registry.write(operation, &id), |writing| {
+        let row = registry.tracked(&mut writing.tx, who, run).await?;
+        let before = stage(row.deleted_at);
+        if before == wanted {
+            return load_one(&mut writing.tx, row).await;
+        }
+        db::query("UPDATE runs SET deleted_at = $1 WHERE id = $2")
+            .bind(deleting.then_some(writing.at.timestamp_micros()))
+            .bind(&id)
+            .execute(&mut writing.tx)
+            .await
+            .during(operation, &id)?;
+        let event = writing.event(who, action, format!("run {id}"));
+        audit::append(&mut writing.tx, event.change(json!({ "stage": before }), json!({ "stage": wanted }))).await?;
+        let row = find_run(&mut writing.tx, run).await?;
+        let run = load_one(&mut writing.tx, row).await?;
+        Ok(run)
+    })
 }
 
 pub(super) async fn read(registry: &SqlRegistry, id: RunId) -> Result<Run> {
