@@ -263,6 +263,18 @@ impl Failure {
     }
 }
 
+/// What stands behind a migration that failed, or the error itself.
+fn cause(error: &sqlx::Error) -> &sqlx::Error {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    match error {
+        sqlx::Error::Migrate(migration) => match &**migration {
+            Execute(error) | ExecuteMigration(error, _) => error,
+            _ => error,
+        },
+        _ => error,
+    }
+}
+
 /// Names what was being done when the database failed.
 pub(super) trait Backend<T> {
     fn during(self, operation: &'static str, key: &str) -> Result<T>;
