@@ -20,7 +20,7 @@ control() {
 }
 
 start() {
-    control -o "-p $(cat "$dir/port") -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200" start
+    control -o "-p $(cat "$dir/port") -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 -c recovery_init_sync_method=syncfs" start
 }
 
 case $command in
