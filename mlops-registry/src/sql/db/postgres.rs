@@ -22,7 +22,7 @@ const TRUSTED: Duration = Duration::from_secs(1);
 pub(in crate::sql) struct Server {
     pool: PgPool,
     schema: String,
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
 }
 
 /// What to connect to, and as whom. Nothing is tried yet.
@@ -77,7 +77,7 @@ impl Server {
             })
             .connect_with(options.clone())
             .await?;
-        let server = Self { pool, schema: schema.to_owned(), options };
+        let server = Self { pool, schema: schema.to_owned(), options: Box::new(options) };
         server.migrate().await?;
         Ok(server)
     }
@@ -137,7 +137,7 @@ impl Server {
         // With a life of no set length the pool starts no task, and so needs no runtime yet.
         let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
         let channel = format!("{}_events", self.schema);
-        Bell { pool: pool.connect_lazy_with(self.options.clone()), channel, listener: None }
+        Bell { pool: pool.connect_lazy_with((*self.options).clone()), channel, listener: None }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
