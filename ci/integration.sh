@@ -65,6 +65,32 @@ store_tests cedar
 kill "$s3"
 trap - EXIT
 
+step "a PostgreSQL server: the suites, many processes, kills and crashes"
+if ! find /usr/lib/postgresql -name initdb 2> /dev/null | grep -q .; then
+    # Without the cluster that the package would make and start.
+    as_root apt-get update -qq
+    as_root apt-get install -y -qq --no-install-recommends postgresql-common > /dev/null
+    as_root sed -i 's/^#*create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    as_root apt-get install -y -qq --no-install-recommends postgresql > /dev/null
+fi
+database=$(mktemp -d)
+chmod 755 "$database"
+postgres=$(ci/postgres.sh start "$database/server")
+trap 'ci/postgres.sh stop "$database/server" || true' EXIT
+registry_tests() { # flags...
+    MLOPS_TEST_POSTGRES="$postgres" cargo test --locked -p mlops-registry --features postgres --test it -- "$@"
+}
+MLOPS_TEST_CALLS=1000 MLOPS_TEST_KILLS=300 registry_tests --include-ignored --skip figures --skip crashes_of_the_server
+ci/postgres.sh stop "$database/server"
+# One of its own for this: what a server holds is what it recovers, after each crash.
+postgres=$(ci/postgres.sh start "$database/server-2")
+trap 'ci/postgres.sh stop "$database/server-2" || true' EXIT
+MLOPS_TEST_POSTGRES_CRASH="$PWD/ci/postgres.sh crash $database/server-2" MLOPS_TEST_CRASHES=20 \
+    registry_tests crashes_of_the_server --ignored
+ci/postgres.sh stop "$database/server-2"
+trap - EXIT
+as_root rm -r "$database"
+
 step "a full disk, a folder without permission, 5 GiB through 64 MiB"
 small=$(mktemp -d)
 if as_root mount -t tmpfs -o size=16m,mode=777 tmpfs "$small"; then

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use mlops_core::lineage::NodeRef;
 use mlops_core::{Error, Principal, Result};
 
 use crate::tracking::{LogBatch, RunInput};
@@ -179,12 +178,13 @@ pub(crate) fn schema(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A node of the lineage graph: two ids fit into an index entry of PostgreSQL.
-pub(crate) fn node(node: &NodeRef) -> Result<()> {
+/// The id of a node in the lineage graph, or the name of a fact about it: two of them fit into an index entry of
+/// PostgreSQL.
+pub(crate) fn key(what: &str, text: &str) -> Result<()> {
     const BYTES: usize = 1_200;
-    if node.id.len() > BYTES {
-        let (bytes, start) = (node.id.len(), shown(&node.id));
-        return Err(Error::invalid("lineage node", format!("{start:?} ({bytes} bytes) is longer than {BYTES} bytes")));
+    if text.len() > BYTES {
+        let (bytes, start) = (text.len(), shown(text));
+        return Err(Error::invalid(what, format!("{start:?} ({bytes} bytes) is longer than {BYTES} bytes")));
     }
     Ok(())
 }

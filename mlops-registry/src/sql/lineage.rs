@@ -12,7 +12,7 @@ use crate::check;
 pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> Result<()> {
     let named = nodes.iter().map(|n| &n.node).chain(edges.iter().flat_map(|e| [&e.from, &e.to]));
     for node in named.collect::<BTreeSet<_>>() {
-        check::node(node)?;
+        check::key("lineage node", &node.id)?;
         db::query("INSERT INTO lineage_nodes (kind, id) VALUES ($1, $2) ON CONFLICT (kind, id) DO NOTHING")
             .bind(node.kind.as_str())
             .bind(&node.id)
@@ -22,6 +22,7 @@ pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> R
     }
     for Node { node, facts } in nodes {
         for (name, value) in facts {
+            check::key("lineage fact", name)?;
             db::query(
                 "INSERT INTO lineage_facts (kind, id, name, value) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (kind, id, name) DO UPDATE SET value = excluded.value",

@@ -1,4 +1,4 @@
-//! The registry in a SQL database: SQLite, in one file.
+//! The registry in a SQL database: SQLite, in one file, or PostgreSQL, in one schema.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -14,10 +14,15 @@
 //! ```
 //!
 //! # Rules
-//! - **One writer at a time.** A handle has one writing connection and a few reading ones; every writing call is one
-//!   transaction that takes the database's write lock first. Readers are never blocked by it and see whole transactions.
-//! - **Several handles**, in one process or in many on one machine, may use a file at once; a writer waits for its turn
-//!   up to [`SqlRegistryBuilder::busy_timeout`], then the error is retryable. The file must not lie on a network share.
+//! - **One writer at a time** for everything that is audited, on either database: a writing call is one transaction that
+//!   takes its turn first and then reads what the last one wrote. Readers are never blocked by it and see whole
+//!   transactions. Metric points alone wait, on PostgreSQL, only for those of the same run.
+//! - **SQLite:** a handle has one writing connection and a few reading ones. Calls that wait for their turn share a
+//!   commit, and so its flush to the disk; none returns before that. Several handles, in one process or in many on one
+//!   machine, may use a file at once. The file must not lie on a network share.
+//! - **PostgreSQL:** any number of processes on any number of machines. A schema holds one registry.
+//! - A writer waits for its turn up to [`SqlRegistryBuilder::busy_timeout`], then the error is retryable; so is a lost
+//!   connection. The call may have taken effect then, and may be repeated as the traits say.
 //! - **What has returned `Ok` survives** the death of the process at any moment. [`Durability`] says what a power failure
 //!   can take.
 //! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
@@ -83,12 +88,14 @@ const TRIES: u32 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// Each commit reaches the disk before the call returns (`synchronous = FULL`): a power failure takes nothing that was
-    /// acknowledged, as far as the disk itself keeps what it says it has.
+    /// Each commit reaches the disk before the call returns (`synchronous = FULL` on SQLite, what the server is set to on
+    /// PostgreSQL): a power failure takes nothing that was acknowledged, as far as the disk itself keeps what it says it
+    /// has.
     #[default]
     Disk,
-    /// Each commit reaches the operating system before the call returns (`synchronous = NORMAL`): a power failure or a
-    /// crash of the operating system can take the last commits, newest first, and never leaves a part of one.
+    /// Each commit reaches the operating system before the call returns (`synchronous = NORMAL`; on PostgreSQL
+    /// `synchronous_commit = off`, where it is the server that has it): a power failure or a crash of the operating system,
+    /// or of the PostgreSQL server, can take the last commits, newest first, and never leaves a part of one.
     Process,
 }
 
@@ -282,7 +289,8 @@ impl SqlRegistryBuilder {
         self
     }
 
-    /// How long a writing call waits for other writers on the same file (default 30 seconds, at most 24 days).
+    /// How long a writing call waits for other writers on the same database (default 30 seconds, at most 24 days), and on
+    /// PostgreSQL any call for a connection.
     pub fn busy_timeout(mut self, wait: Duration) -> Self {
         self.busy_timeout = wait;
         self

@@ -2,17 +2,22 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use futures::Stream;
 use futures::future::select;
 
 use super::SqlRegistry;
-use super::db::Bell;
+use super::db::{Bell, Listening};
 use crate::registry::Event;
 use crate::{Result, check};
 
 /// How many times the interval a follower waits that is told of events, in case that telling it failed unnoticed.
+#[cfg(feature = "postgres")]
 const TOLD: u32 = 10;
+
+/// The longest that a follower waits after a failure before it tries again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// The events behind one place, each once and in order. [`SqlRegistry::watch`] makes one.
 #[must_use = "a watch does nothing until `next` is called"]
@@ -69,15 +74,25 @@ impl Watch {
                 return Ok(event);
             }
             // Before looking, so that what happens between looking and waiting rings.
-            let told = self.bell.listen().await;
-            let mut pause = self.registry.0.poll_interval;
+            let interval = self.registry.0.poll_interval;
+            let mut pause = match self.bell.listen().await {
+                #[cfg(feature = "postgres")]
+                Listening::Yes => interval * TOLD,
+                #[cfg(feature = "postgres")]
+                Listening::NotNow => interval.min(AGAIN),
+                #[cfg(feature = "sqlite")]
+                Listening::Never => interval,
+            };
             match self.registry.list_events(self.after, check::PAGE).await {
-                Ok(events) if events.is_empty() => pause *= if told { TOLD } else { 1 },
+                Ok(events) if events.is_empty() => {}
                 Ok(events) => {
                     self.ready = events.into();
                     continue;
                 }
-                Err(error) if error.is_retryable() => tracing::warn!(%error, "cannot read events; trying again"),
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(%error, "cannot read events; trying again");
+                    pause = interval.min(AGAIN);
+                }
                 Err(error) => return Err(error),
             }
             select(Box::pin(tokio::time::sleep(pause)), Box::pin(self.bell.heard())).await;

@@ -137,12 +137,13 @@ async fn check(place: &Place, registry: &SqlRegistry, from: usize) -> (usize, us
     (end, lines.len())
 }
 
-async fn kill_and_check(place: Place, rounds: u64, mut disturb: impl FnMut(u64)) {
+/// Kills a child at a random moment up to `longest` milliseconds after its start, `rounds` times.
+async fn kill_and_check(place: Place, rounds: u64, longest: u64, mut disturb: impl FnMut()) {
     let (mut dice, mut from, mut total) = (Dice(7), 0, 0);
     for round in 0..rounds {
         let mut child = place.start("kills::child_that_writes_until_it_is_killed", &round.to_string());
-        tokio::time::sleep(Duration::from_millis(5 + dice.below(200))).await;
-        disturb(round);
+        tokio::time::sleep(Duration::from_millis(5 + dice.below(longest))).await;
+        disturb();
         assert!(child.try_wait().unwrap().is_none(), "round {round}: a call failed");
         child.kill().unwrap();
         child.wait().unwrap();
@@ -161,7 +162,7 @@ async fn kill_and_check(place: Place, rounds: u64, mut disturb: impl FnMut(u64))
 #[tokio::test]
 async fn whatever_was_acknowledged_survives_kills_on_a_file() {
     let (place, _dir) = Place::file();
-    kill_and_check(place, scale("MLOPS_TEST_KILLS", 15), |_| {}).await;
+    kill_and_check(place, scale("MLOPS_TEST_KILLS", 15), 200, || {}).await;
 }
 
 #[cfg(feature = "postgres")]
@@ -169,7 +170,7 @@ async fn whatever_was_acknowledged_survives_kills_on_a_file() {
 #[ignore = "needs a PostgreSQL server: ci/integration.sh"]
 async fn whatever_was_acknowledged_survives_kills_on_a_server() {
     let (place, _dir) = Place::schema();
-    kill_and_check(place, scale("MLOPS_TEST_KILLS", 15), |_| {}).await;
+    kill_and_check(place, scale("MLOPS_TEST_KILLS", 15), 700, || {}).await;
 }
 
 /// `MLOPS_TEST_POSTGRES_CRASH` stops the server at once, as a crash does, and starts it again.
@@ -180,10 +181,10 @@ async fn whatever_was_acknowledged_survives_crashes_of_the_server() {
     let crash = std::env::var("MLOPS_TEST_POSTGRES_CRASH").expect("MLOPS_TEST_POSTGRES_CRASH is a command");
     let (place, _dir) = Place::schema();
     let rounds = scale("MLOPS_TEST_CRASHES", 5);
-    kill_and_check(place, rounds, |_| {
+    kill_and_check(place, rounds, 700, || {
         assert!(std::process::Command::new("sh").args(["-c", &crash]).status().unwrap().success());
         // The client finds its connections cut, and goes on.
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(500));
     })
     .await;
 }

@@ -125,6 +125,8 @@ async fn no_text_has_the_character_nul() {
     invalid(registry.model("m\0").await.unwrap_err().into());
     let long = NodeRef { id: "x".repeat(1_201), ..node };
     invalid(registry.record(&[Node::new(long)], &[]).await.unwrap_err());
+    let wordy = Node::new(NodeRef::model("m", 1)).fact("x".repeat(1_201), "");
+    invalid(registry.record(&[wordy], &[]).await.unwrap_err());
     // What is quoted in JSON is no character of the text.
     let event = AuditEvent::new(at, "a", "act", "thing").change("a\0b".into(), serde_json::Value::Null);
     assert_eq!(registry.append(event.clone()).await.unwrap().event, event);

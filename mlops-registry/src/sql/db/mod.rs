@@ -211,18 +211,29 @@ impl Database {
     }
 }
 
+/// Whether what is committed from now on rings.
+pub(super) enum Listening {
+    #[cfg(feature = "postgres")]
+    Yes,
+    /// Not now: the connection could not be made.
+    #[cfg(feature = "postgres")]
+    NotNow,
+    /// This database has no bell.
+    #[cfg(feature = "sqlite")]
+    Never,
+}
+
 impl Bell {
-    /// Whether what is committed from now on rings.
-    pub(super) async fn listen(&mut self) -> bool {
+    pub(super) async fn listen(&mut self) -> Listening {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite => false,
+            Self::Sqlite => Listening::Never,
             #[cfg(feature = "postgres")]
             Self::Postgres(bell) => match bell.listen().await {
-                Ok(()) => true,
+                Ok(()) => Listening::Yes,
                 Err(error) => {
                     tracing::warn!(%error, "cannot listen for events; looking for them instead");
-                    false
+                    Listening::NotNow
                 }
             },
         }
@@ -260,6 +271,18 @@ impl Failure {
     #[cfg(feature = "postgres")]
     fn postgres(error: sqlx::Error) -> Self {
         Self::Driver { backend: postgres::NAME, retryable: postgres::is_transient(&error), source: Box::new(error) }
+    }
+}
+
+/// What stands behind a migration that failed, or the error itself.
+fn cause(error: &sqlx::Error) -> &sqlx::Error {
+    use sqlx::migrate::MigrateError::{Execute, ExecuteMigration};
+    match error {
+        sqlx::Error::Migrate(migration) => match &**migration {
+            Execute(error) | ExecuteMigration(error, _) => error,
+            _ => error,
+        },
+        _ => error,
     }
 }
 

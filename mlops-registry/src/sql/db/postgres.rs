@@ -22,7 +22,7 @@ const TRUSTED: Duration = Duration::from_secs(1);
 pub(in crate::sql) struct Server {
     pool: PgPool,
     schema: String,
-    options: PgConnectOptions,
+    options: Box<PgConnectOptions>,
 }
 
 /// What to connect to, and as whom. Nothing is tried yet.
@@ -70,14 +70,14 @@ impl Server {
         }
         let pool = PgPoolOptions::new()
             .max_connections(connections)
-            .acquire_timeout(busy.min(Duration::from_secs(1 << 30)))
+            .acquire_timeout(busy.clamp(Duration::from_secs(1), Duration::from_secs(1 << 30)))
             .test_before_acquire(false)
             .before_acquire(|conn, meta| {
                 Box::pin(async move { Ok(meta.idle_for < TRUSTED || conn.ping().await.is_ok()) })
             })
             .connect_with(options.clone())
             .await?;
-        let server = Self { pool, schema: schema.to_owned(), options };
+        let server = Self { pool, schema: schema.to_owned(), options: Box::new(options) };
         server.migrate().await?;
         Ok(server)
     }
@@ -134,9 +134,10 @@ impl Server {
 
     /// A bell of its own connection, which is made at the first use.
     pub(super) fn bell(&self) -> Bell {
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(30));
+        // With a life of no set length the pool starts no task, and so needs no runtime yet.
+        let pool = PgPoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
         let channel = format!("{}_events", self.schema);
-        Bell { pool: pool.connect_lazy_with(self.options.clone()), channel, listener: None }
+        Bell { pool: pool.connect_lazy_with((*self.options).clone()), channel, listener: None }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -203,6 +204,7 @@ pub(super) fn lost_its_turn(error: &sqlx::Error) -> bool {
 /// Whether the same call may work later: the connection was lost, the server is starting, stopping or full, or somebody
 /// else held a lock for too long.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+    let error = super::cause(error);
     if matches!(error, sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::PoolTimedOut) {
         return true;
     }

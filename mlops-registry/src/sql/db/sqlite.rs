@@ -166,6 +166,7 @@ fn publish(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Whether the same call may work later: another process wrote for too long, or a call beside this one failed.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+    let error = super::cause(error);
     is_busy(error) || matches!(error, sqlx::Error::PoolTimedOut | sqlx::Error::Io(_))
 }
 
