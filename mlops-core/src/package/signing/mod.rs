@@ -143,13 +143,14 @@ impl Package {
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if what signs gave something else than its signature; those of the signer.
-    pub async fn sign(mut self, signer: &dyn Signer, options: &SignOptions) -> Result<Self> {
-        self.files.remove(MODEL_SIG);
-        let paths = self.files.iter().filter(|(path, _)| !is_ignored(path, &IGNORED));
+    pub async fn sign(&self, signer: &dyn Signer, options: &SignOptions) -> Result<Self> {
+        let mut files = self.files.clone();
+        files.remove(MODEL_SIG);
+        let paths = files.iter().filter(|(path, _)| !is_ignored(path, &IGNORED));
         let resources = paths.map(|(path, data)| (path.clone(), options.hash.of(data))).collect();
         let bundle = bundle(signer, options, resources).await?;
-        self.files.insert(MODEL_SIG.to_owned(), bundle);
-        Self::from_files(self.files)
+        files.insert(MODEL_SIG.to_owned(), bundle);
+        Self::from_files(files)
     }
 }
 
