@@ -1,15 +1,15 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-#[cfg(feature = "sqlite")]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod check;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
 mod error;
 pub mod registry;
-#[cfg(feature = "sqlite")]
-#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
 pub mod sql;
 pub mod tracking;
 
@@ -18,8 +18,8 @@ pub use self::registry::{
     Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Model, ModelRegistry, ModelVersion,
     NewModel, NewPromotion, NewVersion, Promotion, PromotionKind, PromotionState,
 };
-#[cfg(feature = "sqlite")]
-#[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
 pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder};
 pub use self::tracking::{
     Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,

@@ -5,18 +5,19 @@ use mlops_core::{Digest, Result};
 use super::SqlRegistry;
 use super::db::{self, Backend as _, Conn};
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    seq: i64,
-    at: i64,
-    actor: String,
-    action: String,
-    resource: String,
-    value_before: String,
-    value_after: String,
-    reason: String,
-    previous: String,
-    digest: String,
+db::row! {
+    struct Row {
+        seq: i64,
+        at: i64,
+        actor: String,
+        action: String,
+        resource: String,
+        value_before: String,
+        value_after: String,
+        reason: String,
+        previous: String,
+        digest: String,
+    }
 }
 
 impl Row {
@@ -36,7 +37,7 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     event.at = db::time(event.at.timestamp_micros());
     let key = event.resource.clone();
     let (seq, previous): (i64, String) =
-        sqlx::query_as("UPDATE heads SET seq = seq + 1 WHERE name = 'audit' RETURNING seq, digest")
+        db::query("UPDATE heads SET seq = seq + 1 WHERE name = 'audit' RETURNING seq, digest")
             .fetch_one(&mut *conn)
             .await
             .during(WHAT, &key)?;
@@ -44,7 +45,7 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     let entry = AuditEntry::seal(db::number(seq)?, event, previous)?;
     let (before, after) = (db::json(&entry.event.before)?, db::json(&entry.event.after)?);
     let (digest, known_by) = (entry.digest.to_string(), Digest::of_json(&entry.event)?.to_string());
-    sqlx::query(
+    db::query(
         "INSERT INTO audit_log \
          (seq, at, actor, action, resource, value_before, value_after, reason, previous, digest, event) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
@@ -63,7 +64,7 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
     .execute(&mut *conn)
     .await
     .during(WHAT, &key)?;
-    sqlx::query("UPDATE heads SET digest = $1 WHERE name = 'audit'")
+    db::query("UPDATE heads SET digest = $1 WHERE name = 'audit'")
         .bind(&digest)
         .execute(conn)
         .await
@@ -73,7 +74,7 @@ pub(super) async fn append(conn: &mut Conn, mut event: AuditEvent) -> Result<Aud
 
 /// The entry of an event that is equal in every field.
 async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>> {
-    let found: Option<Row> = sqlx::query_as("SELECT * FROM audit_log WHERE event = $1 ORDER BY seq LIMIT 1")
+    let found: Option<Row> = db::query("SELECT * FROM audit_log WHERE event = $1 ORDER BY seq LIMIT 1")
         .bind(Digest::of_json(event)?.to_string())
         .fetch_optional(&mut *conn)
         .await
@@ -82,7 +83,7 @@ async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>>
     if found.is_some() {
         return Ok(found);
     }
-    let older: Option<Row> = sqlx::query_as(
+    let older: Option<Row> = db::query(
         "SELECT * FROM audit_log WHERE event IS NULL AND at = $1 AND actor = $2 AND action = $3 AND resource = $4 \
          AND value_before = $5 AND value_after = $6 AND reason = $7 ORDER BY seq LIMIT 1",
     )
@@ -113,10 +114,10 @@ impl AuditLog for SqlRegistry {
     }
 
     async fn entries(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>> {
-        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM audit_log WHERE seq >= $1 ORDER BY seq LIMIT $2")
+        let rows: Vec<Row> = db::query("SELECT * FROM audit_log WHERE seq >= $1 ORDER BY seq LIMIT $2")
             .bind(db::to_i64(from))
             .bind(db::to_i64(limit as u64))
-            .fetch_all(&self.0.read)
+            .fetch_all(&self.0.database)
             .await
             .during("read", "audit log")?;
         rows.into_iter().map(Row::entry).collect()

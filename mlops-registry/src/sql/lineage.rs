@@ -11,7 +11,7 @@ use super::db::{self, Backend as _, Conn};
 pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> Result<()> {
     let named = nodes.iter().map(|n| &n.node).chain(edges.iter().flat_map(|e| [&e.from, &e.to]));
     for node in named.collect::<BTreeSet<_>>() {
-        sqlx::query("INSERT INTO lineage_nodes (kind, id) VALUES ($1, $2) ON CONFLICT (kind, id) DO NOTHING")
+        db::query("INSERT INTO lineage_nodes (kind, id) VALUES ($1, $2) ON CONFLICT (kind, id) DO NOTHING")
             .bind(node.kind.as_str())
             .bind(&node.id)
             .execute(&mut *conn)
@@ -20,7 +20,7 @@ pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> R
     }
     for Node { node, facts } in nodes {
         for (name, value) in facts {
-            sqlx::query(
+            db::query(
                 "INSERT INTO lineage_facts (kind, id, name, value) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (kind, id, name) DO UPDATE SET value = excluded.value",
             )
@@ -34,7 +34,7 @@ pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> R
         }
     }
     for Edge { from, to } in edges {
-        sqlx::query(
+        db::query(
             "INSERT INTO lineage_edges (from_kind, from_id, to_kind, to_id) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (from_kind, from_id, to_kind, to_id) DO NOTHING",
         )
@@ -52,7 +52,7 @@ pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> R
 async fn exists(conn: &mut Conn, node: &NodeRef) -> Result<bool> {
     // Typed, as PostgreSQL would give a 32-bit number.
     let query = "SELECT CAST(1 AS BIGINT) FROM lineage_nodes WHERE kind = $1 AND id = $2";
-    let found: Option<i64> = sqlx::query_scalar(query)
+    let found: Option<i64> = db::query(query)
         .bind(node.kind.as_str())
         .bind(&node.id)
         .fetch_optional(conn)
@@ -62,13 +62,12 @@ async fn exists(conn: &mut Conn, node: &NodeRef) -> Result<bool> {
 }
 
 async fn facts(conn: &mut Conn, node: &NodeRef) -> Result<BTreeMap<String, String>> {
-    let rows: Vec<(String, String)> =
-        sqlx::query_as("SELECT name, value FROM lineage_facts WHERE kind = $1 AND id = $2")
-            .bind(node.kind.as_str())
-            .bind(&node.id)
-            .fetch_all(conn)
-            .await
-            .during("read lineage of", &node.id)?;
+    let rows: Vec<(String, String)> = db::query("SELECT name, value FROM lineage_facts WHERE kind = $1 AND id = $2")
+        .bind(node.kind.as_str())
+        .bind(&node.id)
+        .fetch_all(conn)
+        .await
+        .during("read lineage of", &node.id)?;
     Ok(rows.into_iter().collect())
 }
 
@@ -78,7 +77,7 @@ async fn neighbours(conn: &mut Conn, node: &NodeRef, upstream: bool) -> Result<B
     } else {
         "SELECT to_kind, to_id FROM lineage_edges WHERE from_kind = $1 AND from_id = $2"
     };
-    let rows: Vec<(String, String)> = sqlx::query_as(query)
+    let rows: Vec<(String, String)> = db::query(query)
         .bind(node.kind.as_str())
         .bind(&node.id)
         .fetch_all(conn)

@@ -42,7 +42,7 @@ use mlops_core::{
     Timestamp,
 };
 
-use self::db::{Backend as _, Pool, Tx};
+use self::db::{Backend as _, Conn, Database, Lock};
 use crate::{Result, check};
 
 /// What a power failure can take. The death of the process takes nothing either way.
@@ -68,8 +68,7 @@ pub struct SqlRegistry(Arc<Inner>);
 
 struct Inner {
     label: String,
-    write: Pool,
-    read: Pool,
+    database: Database,
     artifacts: Arc<dyn ArtifactStore>,
     authorizer: Arc<dyn Authorizer>,
     project: Option<String>,
@@ -107,19 +106,18 @@ impl SqlRegistry {
 
     /// Closes every connection, after the calls under way. Dropping the last handle instead loses nothing either.
     pub async fn close(&self) {
-        self.0.read.close().await;
-        self.0.write.close().await;
+        self.0.database.close().await;
     }
 
     /// Starts a writing transaction; dropping it takes everything back.
     async fn write(&self, operation: &'static str, key: &str) -> Result<Writing> {
-        let tx = db::begin_write(&self.0.write).await.during(operation, key)?;
+        let tx = self.0.database.begin_write(Lock::All).await.during(operation, key)?;
         Ok(Writing { tx, operation, key: key.to_owned(), at: self.0.clock.now() })
     }
 
     /// Starts a reading transaction: every query in it sees the same state.
-    async fn read(&self, operation: &'static str, key: &str) -> Result<Tx> {
-        Ok(self.0.read.begin().await.during(operation, key)?)
+    async fn read(&self, operation: &'static str, key: &str) -> Result<Conn> {
+        Ok(self.0.database.begin_read().await.during(operation, key)?)
     }
 
     fn allow(&self, who: &Principal, permission: Permission, mut resource: Resource) -> Result<()> {
@@ -133,7 +131,7 @@ impl SqlRegistry {
 
 /// A writing transaction and the moment it stands for.
 struct Writing {
-    tx: Tx,
+    tx: Conn,
     operation: &'static str,
     key: String,
     at: Timestamp,
@@ -215,31 +213,43 @@ impl SqlRegistryBuilder {
     /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range;
     /// [`Backend`](CoreError::Backend) if the file cannot be opened, is no such database, or was written by a newer
     /// version of this crate.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
     pub async fn open_sqlite(self, path: impl AsRef<Path>) -> Result<SqlRegistry> {
         let path = path.as_ref();
         let label = format!("sqlite {}", path.display());
-        self.open(label, db::Place::File(path.to_owned())).await
+        self.open_file(label, db::Place::File(path.to_owned())).await
     }
 
     /// Opens a new, empty registry in memory; it is gone with its last handle. Calls take turns on one connection.
     ///
     /// # Errors
     /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
     pub async fn open_in_memory(self) -> Result<SqlRegistry> {
-        self.open("sqlite in memory".to_owned(), db::Place::Memory).await
+        self.open_file("sqlite in memory".to_owned(), db::Place::Memory).await
     }
 
-    async fn open(self, label: String, place: db::Place) -> Result<SqlRegistry> {
-        let artifacts = self
-            .artifacts
-            .ok_or_else(|| CoreError::invalid("artifacts", "give the registry the store that packages live in"))?;
+    #[cfg(feature = "sqlite")]
+    async fn open_file(self, label: String, place: db::Place) -> Result<SqlRegistry> {
+        let artifacts = self.checked()?;
+        let database = Database::open_sqlite(&place, self.durability, self.busy_timeout, self.readers);
+        let database = database.await.during("open", &label)?;
+        Ok(self.build(label, database, artifacts))
+    }
+
+    /// The artifact store, if the options are in order.
+    fn checked(&self) -> Result<Arc<dyn ArtifactStore>> {
         if !(1..=64).contains(&self.readers) {
             return Err(CoreError::invalid("readers", format!("{} is not in 1..=64", self.readers)).into());
         }
-        let (write, read) = db::open(&place, self.durability, self.busy_timeout, self.readers)
-            .await
-            .map_err(|error| db::failed(error, "open", &label))?;
+        let missing = || CoreError::invalid("artifacts", "give the registry the store that packages live in");
+        Ok(self.artifacts.clone().ok_or_else(missing)?)
+    }
+
+    fn build(self, label: String, database: Database, artifacts: Arc<dyn ArtifactStore>) -> SqlRegistry {
         let (authorizer, project, clock) = (self.authorizer, self.project, self.clock);
-        Ok(SqlRegistry(Arc::new(Inner { label, write, read, artifacts, authorizer, project, clock })))
+        SqlRegistry(Arc::new(Inner { label, database, artifacts, authorizer, project, clock }))
     }
 }

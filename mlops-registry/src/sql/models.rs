@@ -9,14 +9,15 @@ use super::{SqlRegistry, audit, lineage};
 use crate::registry::{Alias, AliasPolicy, Event, EventKind, Model, ModelVersion, NewModel, NewVersion};
 use crate::{Result, check};
 
-#[derive(sqlx::FromRow)]
-struct ModelRow {
-    name: String,
-    description: String,
-    tags: String,
-    author: String,
-    created_at: i64,
-    last_version: i64,
+db::row! {
+    struct ModelRow {
+        name: String,
+        description: String,
+        tags: String,
+        author: String,
+        created_at: i64,
+        last_version: i64,
+    }
 }
 
 impl ModelRow {
@@ -32,16 +33,17 @@ impl ModelRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct VersionRow {
-    model: String,
-    version: i64,
-    package: String,
-    run_id: String,
-    description: String,
-    tags: String,
-    author: String,
-    created_at: i64,
+db::row! {
+    struct VersionRow {
+        model: String,
+        version: i64,
+        package: String,
+        run_id: String,
+        description: String,
+        tags: String,
+        author: String,
+        created_at: i64,
+    }
 }
 
 impl VersionRow {
@@ -59,16 +61,17 @@ impl VersionRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct AliasRow {
-    model: String,
-    alias: String,
-    version: i64,
-    revision: i64,
-    moved_at: i64,
-    promotion: String,
-    /// The promotion that the next rollback undoes.
-    pub(super) standing: String,
+db::row! {
+    pub(super) struct AliasRow {
+        model: String,
+        alias: String,
+        version: i64,
+        revision: i64,
+        moved_at: i64,
+        promotion: String,
+        /// The promotion that the next rollback undoes.
+        pub(super) standing: String,
+    }
 }
 
 impl AliasRow {
@@ -84,16 +87,17 @@ impl AliasRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct EventRow {
-    seq: i64,
-    at: i64,
-    kind: String,
-    model: String,
-    version: Option<i64>,
-    alias: Option<String>,
-    revision: Option<i64>,
-    promotion: Option<String>,
+db::row! {
+    struct EventRow {
+        seq: i64,
+        at: i64,
+        kind: String,
+        model: String,
+        version: Option<i64>,
+        alias: Option<String>,
+        revision: Option<i64>,
+        promotion: Option<String>,
+    }
 }
 
 impl EventRow {
@@ -112,7 +116,7 @@ impl EventRow {
 }
 
 pub(super) async fn find_model(conn: &mut Conn, name: &str) -> Result<Model> {
-    let row: Option<ModelRow> = sqlx::query_as("SELECT * FROM models WHERE name = $1")
+    let row: Option<ModelRow> = db::query("SELECT * FROM models WHERE name = $1")
         .bind(name)
         .fetch_optional(conn)
         .await
@@ -121,7 +125,7 @@ pub(super) async fn find_model(conn: &mut Conn, name: &str) -> Result<Model> {
 }
 
 pub(super) async fn find_version(conn: &mut Conn, model: &str, version: u64) -> Result<ModelVersion> {
-    let row: Option<VersionRow> = sqlx::query_as("SELECT * FROM versions WHERE model = $1 AND version = $2")
+    let row: Option<VersionRow> = db::query("SELECT * FROM versions WHERE model = $1 AND version = $2")
         .bind(model)
         .bind(db::to_i64(version))
         .fetch_optional(&mut *conn)
@@ -137,7 +141,7 @@ pub(super) async fn find_version(conn: &mut Conn, model: &str, version: u64) -> 
 }
 
 pub(super) async fn find_alias(conn: &mut Conn, model: &str, alias: &str) -> Result<Option<AliasRow>> {
-    Ok(sqlx::query_as("SELECT * FROM aliases WHERE model = $1 AND alias = $2")
+    Ok(db::query("SELECT * FROM aliases WHERE model = $1 AND alias = $2")
         .bind(model)
         .bind(alias)
         .fetch_optional(conn)
@@ -147,7 +151,7 @@ pub(super) async fn find_alias(conn: &mut Conn, model: &str, alias: &str) -> Res
 
 pub(super) async fn find_policy(conn: &mut Conn, model: &str, alias: &str) -> Result<Option<AliasPolicy>> {
     let row: Option<(i64, String)> =
-        sqlx::query_as("SELECT approvals, evidence FROM alias_policies WHERE model = $1 AND alias = $2")
+        db::query("SELECT approvals, evidence FROM alias_policies WHERE model = $1 AND alias = $2")
             .bind(model)
             .bind(alias)
             .fetch_optional(conn)
@@ -161,14 +165,13 @@ pub(super) async fn find_policy(conn: &mut Conn, model: &str, alias: &str) -> Re
 }
 
 async fn find_same(conn: &mut Conn, new: &NewVersion, run: Option<RunId>) -> Result<Option<ModelVersion>> {
-    let row: Option<VersionRow> =
-        sqlx::query_as("SELECT * FROM versions WHERE model = $1 AND package = $2 AND run_id = $3")
-            .bind(&new.model)
-            .bind(new.package.to_string())
-            .bind(run.map(|r| r.to_string()).unwrap_or_default())
-            .fetch_optional(conn)
-            .await
-            .during("read versions of", &new.model)?;
+    let row: Option<VersionRow> = db::query("SELECT * FROM versions WHERE model = $1 AND package = $2 AND run_id = $3")
+        .bind(&new.model)
+        .bind(new.package.to_string())
+        .bind(run.map(|r| r.to_string()).unwrap_or_default())
+        .fetch_optional(conn)
+        .await
+        .during("read versions of", &new.model)?;
     let Some(found) = row.map(VersionRow::version).transpose()? else { return Ok(None) };
     if (&found.description, &found.tags) == (&new.description, &new.tags) {
         return Ok(Some(found));
@@ -180,7 +183,7 @@ async fn find_same(conn: &mut Conn, new: &NewVersion, run: Option<RunId>) -> Res
 /// Tells followers what happened, in the same transaction. The place is given here.
 pub(super) async fn tell(conn: &mut Conn, event: Event) -> Result<()> {
     let seq = db::next_place(conn, "event").await?;
-    sqlx::query(
+    db::query(
         "INSERT INTO events (seq, at, kind, model, version, alias, revision, promotion) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
@@ -235,7 +238,7 @@ impl SqlRegistry {
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
-        sqlx::query(
+        db::query(
             "INSERT INTO models (name, description, tags, author, created_at, last_version) \
              VALUES ($1, $2, $3, $4, $5, 0)",
         )
@@ -244,7 +247,7 @@ impl SqlRegistry {
         .bind(db::json(&new.tags)?)
         .bind(&who.name)
         .bind(writing.at.timestamp_micros())
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("create model", &new.name)?;
         let after = json!({ "description": new.description, "tags": new.tags });
@@ -271,7 +274,7 @@ impl SqlRegistry {
         if before == Some(policy) {
             return Ok(());
         }
-        sqlx::query(
+        db::query(
             "INSERT INTO alias_policies (model, alias, approvals, evidence) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (model, alias) DO UPDATE SET approvals = excluded.approvals, evidence = excluded.evidence",
         )
@@ -279,7 +282,7 @@ impl SqlRegistry {
         .bind(alias)
         .bind(i64::from(policy.approvals))
         .bind(policy.evidence.as_str())
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("set policy of", model)?;
         let audited = writing.event(who, "policy.set", format!("model {model}@{alias}"));
@@ -323,13 +326,12 @@ impl SqlRegistry {
         if let Some(found) = find_same(&mut writing.tx, &new, run).await? {
             return Ok(found);
         }
-        let number: i64 = sqlx::query_scalar(
-            "UPDATE models SET last_version = last_version + 1 WHERE name = $1 RETURNING last_version",
-        )
-        .bind(&new.model)
-        .fetch_one(&mut *writing.tx)
-        .await
-        .during("create version of", &new.model)?;
+        let number: i64 =
+            db::query("UPDATE models SET last_version = last_version + 1 WHERE name = $1 RETURNING last_version")
+                .bind(&new.model)
+                .fetch_one(&mut writing.tx)
+                .await
+                .during("create version of", &new.model)?;
         let version = ModelVersion {
             model: new.model,
             version: db::number(number)?,
@@ -340,7 +342,7 @@ impl SqlRegistry {
             author: who.name.clone(),
             created_at: db::time(writing.at.timestamp_micros()),
         };
-        sqlx::query(
+        db::query(
             "INSERT INTO versions (model, version, package, run_id, description, tags, author, created_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -352,7 +354,7 @@ impl SqlRegistry {
         .bind(db::json(&version.tags)?)
         .bind(&version.author)
         .bind(version.created_at.timestamp_micros())
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("create version of", &version.model)?;
         let (node, edges) = origins(&version, provenance.as_ref());
@@ -370,8 +372,8 @@ impl SqlRegistry {
     }
 
     pub(super) async fn list_models(&self) -> Result<Vec<Model>> {
-        let rows: Vec<ModelRow> = sqlx::query_as("SELECT * FROM models ORDER BY name")
-            .fetch_all(&self.0.read)
+        let rows: Vec<ModelRow> = db::query("SELECT * FROM models ORDER BY name")
+            .fetch_all(&self.0.database)
             .await
             .during("list", "models")?;
         rows.into_iter().map(ModelRow::model).collect()
@@ -380,9 +382,9 @@ impl SqlRegistry {
     pub(super) async fn list_versions(&self, model: &str) -> Result<Vec<ModelVersion>> {
         let mut tx = self.read("list versions of", model).await?;
         find_model(&mut tx, model).await?;
-        let rows: Vec<VersionRow> = sqlx::query_as("SELECT * FROM versions WHERE model = $1 ORDER BY version")
+        let rows: Vec<VersionRow> = db::query("SELECT * FROM versions WHERE model = $1 ORDER BY version")
             .bind(model)
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut tx)
             .await
             .during("list versions of", model)?;
         rows.into_iter().map(VersionRow::version).collect()
@@ -391,19 +393,19 @@ impl SqlRegistry {
     pub(super) async fn list_aliases(&self, model: &str) -> Result<Vec<Alias>> {
         let mut tx = self.read("list aliases of", model).await?;
         find_model(&mut tx, model).await?;
-        let rows: Vec<AliasRow> = sqlx::query_as("SELECT * FROM aliases WHERE model = $1 ORDER BY alias")
+        let rows: Vec<AliasRow> = db::query("SELECT * FROM aliases WHERE model = $1 ORDER BY alias")
             .bind(model)
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut tx)
             .await
             .during("list aliases of", model)?;
         rows.into_iter().map(AliasRow::alias).collect()
     }
 
     pub(super) async fn list_events(&self, after: u64, limit: usize) -> Result<Vec<Event>> {
-        let rows: Vec<EventRow> = sqlx::query_as("SELECT * FROM events WHERE seq > $1 ORDER BY seq LIMIT $2")
+        let rows: Vec<EventRow> = db::query("SELECT * FROM events WHERE seq > $1 ORDER BY seq LIMIT $2")
             .bind(db::to_i64(after))
             .bind(check::page(limit)?)
-            .fetch_all(&self.0.read)
+            .fetch_all(&self.0.database)
             .await
             .during("read", "events")?;
         rows.into_iter().map(EventRow::event).collect()

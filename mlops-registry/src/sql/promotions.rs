@@ -15,26 +15,27 @@ use crate::registry::{
 };
 use crate::{Error, Result, check};
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: String,
-    kind: String,
-    model: String,
-    version: i64,
-    alias: String,
-    state: String,
-    requested_by: String,
-    requested_at: i64,
-    reason: String,
-    evidence: String,
-    content: String,
-    seen_revision: i64,
-    from_version: Option<i64>,
-    decided_by: Option<String>,
-    decided_at: Option<i64>,
-    decision_reason: Option<String>,
-    revision: Option<i64>,
-    undo_to: Option<String>,
+db::row! {
+    struct Row {
+        id: String,
+        kind: String,
+        model: String,
+        version: i64,
+        alias: String,
+        state: String,
+        requested_by: String,
+        requested_at: i64,
+        reason: String,
+        evidence: String,
+        content: String,
+        seen_revision: i64,
+        from_version: Option<i64>,
+        decided_by: Option<String>,
+        decided_at: Option<i64>,
+        decision_reason: Option<String>,
+        revision: Option<i64>,
+        undo_to: Option<String>,
+    }
 }
 
 impl Row {
@@ -66,7 +67,7 @@ impl Row {
 }
 
 async fn find_row(conn: &mut Conn, id: &str) -> Result<Option<Row>> {
-    Ok(sqlx::query_as("SELECT * FROM promotions WHERE id = $1")
+    Ok(db::query("SELECT * FROM promotions WHERE id = $1")
         .bind(id)
         .fetch_optional(conn)
         .await
@@ -80,7 +81,7 @@ fn approval((_, by, at, comment): ApprovalRow) -> Approval {
 }
 
 async fn with_approvals(conn: &mut Conn, row: Row) -> Result<Promotion> {
-    let rows: Vec<ApprovalRow> = sqlx::query_as(
+    let rows: Vec<ApprovalRow> = db::query(
         "SELECT promotion, approver, approved_at, comment FROM approvals WHERE promotion = $1 ORDER BY place",
     )
     .bind(&row.id)
@@ -109,7 +110,7 @@ async fn find_repeated(conn: &mut Conn, id: Option<PromotionId>, content: &str) 
 async fn insert(conn: &mut Conn, promotion: &Promotion, content: &str) -> Result<()> {
     let id = promotion.id.to_string();
     let place = db::next_place(conn, "promotion").await?;
-    sqlx::query(
+    db::query(
         "INSERT INTO promotions (id, place, kind, model, version, alias, state, requested_by, requested_at, reason, \
          evidence, content, seen_revision, from_version) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
@@ -138,7 +139,7 @@ async fn insert(conn: &mut Conn, promotion: &Promotion, content: &str) -> Result
 async fn decide(conn: &mut Conn, promotion: &Promotion, undo_to: Option<&str>) -> Result<()> {
     let id = promotion.id.to_string();
     let decision = promotion.decision.as_ref();
-    let done = sqlx::query(
+    let done = db::query(
         "UPDATE promotions SET state = $1, decided_by = $2, decided_at = $3, decision_reason = $4, revision = $5, \
          undo_to = $6 WHERE id = $7 AND state = $8",
     )
@@ -153,7 +154,7 @@ async fn decide(conn: &mut Conn, promotion: &Promotion, undo_to: Option<&str>) -
     .execute(&mut *conn)
     .await
     .during("decide promotion", &id)?;
-    if done.rows_affected() == 1 {
+    if done == 1 {
         return Ok(());
     }
     let found = find(conn, promotion.id).await?;
@@ -170,7 +171,7 @@ async fn swap(conn: &mut Conn, promotion: &Promotion, at: Timestamp, standing: &
         "UPDATE aliases SET version = $3, revision = $4 + 1, moved_at = $5, promotion = $6, standing = $7 \
          WHERE model = $1 AND alias = $2 AND revision = $4"
     };
-    let done = sqlx::query(query)
+    let done = db::query(query)
         .bind(model)
         .bind(alias)
         .bind(db::to_i64(promotion.version))
@@ -181,7 +182,7 @@ async fn swap(conn: &mut Conn, promotion: &Promotion, at: Timestamp, standing: &
         .execute(&mut *conn)
         .await
         .during("move alias of", model)?;
-    if done.rows_affected() == 1 {
+    if done == 1 {
         return Ok(seen_revision + 1);
     }
     let found = match find_alias(conn, model, alias).await? {
@@ -389,7 +390,7 @@ impl SqlRegistry {
         }
         let approval =
             Approval { by: who.name.clone(), at: db::time(writing.at.timestamp_micros()), comment: comment.to_owned() };
-        sqlx::query(
+        db::query(
             "INSERT INTO approvals (promotion, place, approver, approved_at, comment) VALUES ($1, $2, $3, $4, $5)",
         )
         .bind(id.to_string())
@@ -397,7 +398,7 @@ impl SqlRegistry {
         .bind(&approval.by)
         .bind(approval.at.timestamp_micros())
         .bind(&approval.comment)
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("approve promotion", &id.to_string())?;
         promotion.approvals.push(approval);
@@ -515,7 +516,7 @@ impl ModelRegistry for SqlRegistry {
     }
 
     async fn model(&self, name: &str) -> Result<Model> {
-        find_model(&mut *self.read("read model", name).await?, name).await
+        find_model(&mut self.read("read model", name).await?, name).await
     }
 
     async fn models(&self) -> Result<Vec<Model>> {
@@ -537,7 +538,7 @@ impl ModelRegistry for SqlRegistry {
     }
 
     async fn version(&self, model: &str, version: u64) -> Result<ModelVersion> {
-        find_version(&mut *self.read("read version of", model).await?, model, version).await
+        find_version(&mut self.read("read version of", model).await?, model, version).await
     }
 
     async fn versions(&self, model: &str) -> Result<Vec<ModelVersion>> {
@@ -589,14 +590,14 @@ impl ModelRegistry for SqlRegistry {
     async fn alias_at(&self, model: &str, alias: &str, at: Timestamp) -> Result<Option<u64>> {
         let mut tx = self.read("read history of", model).await?;
         find_model(&mut tx, model).await?;
-        let version: Option<i64> = sqlx::query_scalar(
+        let version: Option<i64> = db::query(
             "SELECT version FROM promotions WHERE model = $1 AND alias = $2 AND revision IS NOT NULL \
              AND decided_at <= $3 ORDER BY revision DESC LIMIT 1",
         )
         .bind(model)
         .bind(alias)
         .bind(at.timestamp_micros())
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut tx)
         .await
         .during("read history of", model)?;
         Ok(version.map(db::number).transpose()?)
@@ -605,21 +606,21 @@ impl ModelRegistry for SqlRegistry {
     async fn promotions(&self, model: &str) -> Result<Vec<Promotion>> {
         let mut tx = self.read("list promotions of", model).await?;
         find_model(&mut tx, model).await?;
-        let rows: Vec<ApprovalRow> = sqlx::query_as(
+        let rows: Vec<ApprovalRow> = db::query(
             "SELECT a.promotion, a.approver, a.approved_at, a.comment FROM approvals a \
              JOIN promotions p ON p.id = a.promotion WHERE p.model = $1 ORDER BY a.promotion, a.place",
         )
         .bind(model)
-        .fetch_all(&mut *tx)
+        .fetch_all(&mut tx)
         .await
         .during("list promotions of", model)?;
         let mut approvals: HashMap<String, Vec<Approval>> = HashMap::new();
         for row in rows {
             approvals.entry(row.0.clone()).or_default().push(approval(row));
         }
-        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM promotions WHERE model = $1 ORDER BY place")
+        let rows: Vec<Row> = db::query("SELECT * FROM promotions WHERE model = $1 ORDER BY place")
             .bind(model)
-            .fetch_all(&mut *tx)
+            .fetch_all(&mut tx)
             .await
             .during("list promotions of", model)?;
         rows.into_iter()
@@ -631,7 +632,7 @@ impl ModelRegistry for SqlRegistry {
     }
 
     async fn promotion(&self, id: PromotionId) -> Result<Promotion> {
-        find(&mut *self.read("read promotion", &id.to_string()).await?, id).await
+        find(&mut self.read("read promotion", &id.to_string()).await?, id).await
     }
 
     async fn events(&self, after: u64, limit: usize) -> Result<Vec<Event>> {

@@ -12,14 +12,14 @@ impl ModelSource for SqlRegistry {
         let name = wanted.name.clone();
         match &wanted.selector {
             Selector::Alias(alias) => {
-                let row: Option<(i64, i64, String)> = sqlx::query_as(
+                let row: Option<(i64, i64, String)> = db::query(
                     "SELECT a.version, a.revision, v.package FROM aliases a \
                      JOIN versions v ON v.model = a.model AND v.version = a.version \
                      WHERE a.model = $1 AND a.alias = $2",
                 )
                 .bind(&name)
                 .bind(alias)
-                .fetch_optional(&self.0.read)
+                .fetch_optional(&self.0.database)
                 .await
                 .during("resolve", &name)?;
                 let Some((version, revision, package)) = row else {

@@ -7,16 +7,17 @@ use super::SqlRegistry;
 use super::audit;
 use super::db::{self, Backend as _, Conn};
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: String,
-    hash: String,
-    speaks_as: String,
-    grants: String,
-    issuer: String,
-    created_at: i64,
-    expires_at: i64,
-    revoked_at: Option<i64>,
+db::row! {
+    struct Row {
+        id: String,
+        hash: String,
+        speaks_as: String,
+        grants: String,
+        issuer: String,
+        created_at: i64,
+        expires_at: i64,
+        revoked_at: Option<i64>,
+    }
 }
 
 impl Row {
@@ -30,7 +31,7 @@ impl Row {
 }
 
 async fn find(conn: &mut Conn, id: TokenId) -> Result<Option<StoredToken>> {
-    let row: Option<Row> = sqlx::query_as("SELECT * FROM api_tokens WHERE id = $1")
+    let row: Option<Row> = db::query("SELECT * FROM api_tokens WHERE id = $1")
         .bind(id.to_string())
         .fetch_optional(conn)
         .await
@@ -44,7 +45,7 @@ impl TokenStore for SqlRegistry {
         let StoredToken { info, hash } = token;
         let id = info.id.to_string();
         let mut writing = self.write("issue token", &id).await?;
-        let done = sqlx::query(
+        let done = db::query(
             "INSERT INTO api_tokens (id, hash, speaks_as, grants, issuer, created_at, expires_at, revoked_at) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
         )
@@ -56,10 +57,10 @@ impl TokenStore for SqlRegistry {
         .bind(info.created_at.timestamp_micros())
         .bind(info.expires_at.timestamp_micros())
         .bind(info.revoked_at.map(|at| at.timestamp_micros()))
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("issue token", &id)?;
-        if done.rows_affected() == 0 {
+        if done == 0 {
             return Err(Error::AlreadyExists { what: "token", name: id });
         }
         audit::append(&mut writing.tx, event).await?;
@@ -67,7 +68,7 @@ impl TokenStore for SqlRegistry {
     }
 
     async fn find(&self, id: TokenId) -> Result<Option<StoredToken>> {
-        find(&mut *self.read("read token", &id.to_string()).await?, id).await
+        find(&mut self.read("read token", &id.to_string()).await?, id).await
     }
 
     async fn revoke(&self, id: TokenId, at: Timestamp, event: AuditEvent) -> Result<TokenInfo> {
@@ -78,10 +79,10 @@ impl TokenStore for SqlRegistry {
             return Ok(token);
         }
         token.revoked_at = Some(db::time(at.timestamp_micros()));
-        sqlx::query("UPDATE api_tokens SET revoked_at = $1 WHERE id = $2")
+        db::query("UPDATE api_tokens SET revoked_at = $1 WHERE id = $2")
             .bind(at.timestamp_micros())
             .bind(&name)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await
             .during("revoke token", &name)?;
         audit::append(&mut writing.tx, event).await?;
@@ -90,8 +91,8 @@ impl TokenStore for SqlRegistry {
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>> {
-        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM api_tokens ORDER BY created_at, id")
-            .fetch_all(&self.0.read)
+        let rows: Vec<Row> = db::query("SELECT * FROM api_tokens ORDER BY created_at, id")
+            .fetch_all(&self.0.database)
             .await
             .during("list", "tokens")?;
         rows.into_iter().map(|row| Ok(row.token()?.info)).collect()

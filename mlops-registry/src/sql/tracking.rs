@@ -4,22 +4,22 @@ use async_trait::async_trait;
 use mlops_core::lineage::{Edge, Node, NodeRef};
 use mlops_core::{DatasetRef, Digest, Error as CoreError, ExperimentId, Permission, Principal, Resource, RunId};
 use serde_json::{Value, json};
-use sqlx::QueryBuilder;
 
-use super::db::{self, Backend as _, Conn, Db, ROWS};
+use super::db::{self, Arg, Backend as _, Conn};
 use super::{SqlRegistry, audit, lineage};
 use crate::tracking::{
     Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,
 };
 use crate::{Error, Result, check};
 
-#[derive(sqlx::FromRow)]
-struct ExperimentRow {
-    name: String,
-    id: String,
-    tags: String,
-    author: String,
-    created_at: i64,
+db::row! {
+    struct ExperimentRow {
+        name: String,
+        id: String,
+        tags: String,
+        author: String,
+        created_at: i64,
+    }
 }
 
 impl ExperimentRow {
@@ -34,17 +34,18 @@ impl ExperimentRow {
     }
 }
 
-#[derive(sqlx::FromRow)]
-struct RunRow {
-    id: String,
-    experiment: String,
-    name: String,
-    parent: Option<String>,
-    status: String,
-    author: String,
-    started_at: i64,
-    ended_at: Option<i64>,
-    content: String,
+db::row! {
+    struct RunRow {
+        id: String,
+        experiment: String,
+        name: String,
+        parent: Option<String>,
+        status: String,
+        author: String,
+        started_at: i64,
+        ended_at: Option<i64>,
+        content: String,
+    }
 }
 
 impl RunRow {
@@ -75,7 +76,7 @@ fn rank(metric: &Metric) -> (i64, i64, bool, f64) {
 }
 
 async fn find_experiment(conn: &mut Conn, name: &str) -> Result<Option<Experiment>> {
-    let row: Option<ExperimentRow> = sqlx::query_as("SELECT * FROM experiments WHERE name = $1")
+    let row: Option<ExperimentRow> = db::query("SELECT * FROM experiments WHERE name = $1")
         .bind(name)
         .fetch_optional(conn)
         .await
@@ -85,11 +86,8 @@ async fn find_experiment(conn: &mut Conn, name: &str) -> Result<Option<Experimen
 
 async fn find_run(conn: &mut Conn, id: RunId) -> Result<RunRow> {
     let id = id.to_string();
-    let row: Option<RunRow> = sqlx::query_as("SELECT * FROM runs WHERE id = $1")
-        .bind(&id)
-        .fetch_optional(conn)
-        .await
-        .during("read run", &id)?;
+    let row: Option<RunRow> =
+        db::query("SELECT * FROM runs WHERE id = $1").bind(&id).fetch_optional(conn).await.during("read run", &id)?;
     Ok(row.ok_or_else(|| CoreError::not_found("run", id))?)
 }
 
@@ -110,56 +108,55 @@ async fn load(conn: &mut Conn, infos: Vec<RunInfo>) -> Result<Vec<Run>> {
     let ids: Vec<String> = infos.iter().map(|i| i.id.to_string()).collect();
     let place: HashMap<&str, usize> = ids.iter().enumerate().map(|(i, id)| (id.as_str(), i)).collect();
     let mut runs: Vec<Run> = infos.into_iter().map(blank).collect();
-    let select = |columns_from: &str, order: &str| {
-        let mut query = QueryBuilder::<Db>::new(format!("SELECT run_id, {columns_from} WHERE run_id IN ("));
-        let mut list = query.separated(", ");
-        ids.iter().for_each(|id| {
-            list.push_bind(id);
-        });
-        query.push(") ").push(order);
-        query
-    };
     // Rows of a run that is not in the list cannot come back, so a missing place is skipped, not an error.
     let what = "read runs";
-    let rows: Vec<(String, String, String)> = select("name, value FROM run_params", "")
-        .build_query_as()
-        .fetch_all(&mut *conn)
-        .await
-        .during(what, "params")?;
+    let rows: Vec<(String, String, String)> =
+        db::select_in(conn, "SELECT run_id, name, value FROM run_params WHERE run_id", &ids, "")
+            .await
+            .during(what, "params")?;
     for (id, name, value) in rows {
         place.get(id.as_str()).map(|&i| runs[i].params.insert(name, value));
     }
     let rows: Vec<(String, String, String)> =
-        select("name, value FROM run_tags", "").build_query_as().fetch_all(&mut *conn).await.during(what, "tags")?;
+        db::select_in(conn, "SELECT run_id, name, value FROM run_tags WHERE run_id", &ids, "")
+            .await
+            .during(what, "tags")?;
     for (id, name, value) in rows {
         place.get(id.as_str()).map(|&i| runs[i].tags.insert(name, value));
     }
-    let rows: Vec<(String, String, i64, i64, i64, f64)> =
-        select("name, step, logged_at, is_nan, value FROM run_latest_metrics", "")
-            .build_query_as()
-            .fetch_all(&mut *conn)
-            .await
-            .during(what, "metrics")?;
+    let rows: Vec<(String, String, i64, i64, i64, f64)> = db::select_in(
+        conn,
+        "SELECT run_id, name, step, logged_at, is_nan, value FROM run_latest_metrics WHERE run_id",
+        &ids,
+        "",
+    )
+    .await
+    .during(what, "metrics")?;
     for (id, name, step, at, is_nan, value) in rows {
         place.get(id.as_str()).map(|&i| runs[i].metrics.insert(name.clone(), metric((name, step, at, is_nan, value))));
     }
-    let rows: Vec<(String, String, String, String)> =
-        select("dataset, digest, context FROM run_inputs", "ORDER BY dataset, digest, context")
-            .build_query_as()
-            .fetch_all(&mut *conn)
-            .await
-            .during(what, "inputs")?;
+    let rows: Vec<(String, String, String, String)> = db::select_in(
+        conn,
+        "SELECT run_id, dataset, digest, context FROM run_inputs WHERE run_id",
+        &ids,
+        "ORDER BY dataset, digest, context",
+    )
+    .await
+    .during(what, "inputs")?;
     for (id, name, digest, context) in rows {
         if let Some(&i) = place.get(id.as_str()) {
             let dataset = DatasetRef { name, digest: db::from_text(&digest)? };
             runs[i].inputs.push(RunInput { dataset, context });
         }
     }
-    let rows: Vec<(String, String, String, i64)> = select("path, digest, bytes FROM run_artifacts", "ORDER BY path")
-        .build_query_as()
-        .fetch_all(&mut *conn)
-        .await
-        .during(what, "artifacts")?;
+    let rows: Vec<(String, String, String, i64)> = db::select_in(
+        conn,
+        "SELECT run_id, path, digest, bytes FROM run_artifacts WHERE run_id",
+        &ids,
+        "ORDER BY path",
+    )
+    .await
+    .during(what, "artifacts")?;
     for (id, path, digest, bytes) in rows {
         if let Some(&i) = place.get(id.as_str()) {
             runs[i].artifacts.push(RunArtifact { path, digest: db::from_text(&digest)?, bytes: db::number(bytes)? });
@@ -192,7 +189,7 @@ async fn put_params(
         return Ok(serde_json::Map::new());
     }
     let id = run.to_string();
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, value FROM run_params WHERE run_id = $1")
+    let rows: Vec<(String, String)> = db::query("SELECT name, value FROM run_params WHERE run_id = $1")
         .bind(&id)
         .fetch_all(&mut *conn)
         .await
@@ -209,16 +206,8 @@ async fn put_params(
             }
         }
     }
-    for rows in fresh.chunks(ROWS) {
-        QueryBuilder::<Db>::new("INSERT INTO run_params (run_id, name, value) ")
-            .push_values(rows, |mut row, (name, value)| {
-                row.push_bind(&id).push_bind(*name).push_bind(*value);
-            })
-            .build()
-            .execute(&mut *conn)
-            .await
-            .during("log to run", &id)?;
-    }
+    let rows = fresh.iter().map(|(name, value)| [Arg::from(&id), Arg::from(*name), Arg::from(*value)]).collect();
+    db::insert_all(conn, "INSERT INTO run_params (run_id, name, value)", rows, "").await.during("log to run", &id)?;
     Ok(fresh.into_iter().map(|(name, value)| (name.clone(), brief(value))).collect())
 }
 
@@ -231,7 +220,7 @@ async fn put_tags(
     if tags.is_empty() {
         return Ok(Default::default());
     }
-    let rows: Vec<(String, String)> = sqlx::query_as("SELECT name, value FROM run_tags WHERE run_id = $1")
+    let rows: Vec<(String, String)> = db::query("SELECT name, value FROM run_tags WHERE run_id = $1")
         .bind(run)
         .fetch_all(&mut *conn)
         .await
@@ -240,17 +229,10 @@ async fn put_tags(
     let tags: Vec<_> = tags.iter().filter(|(name, value)| known.get(*name) != Some(*value)).collect();
     let before = tags.iter().filter_map(|(name, _)| Some(((*name).clone(), brief(known.get(*name)?)))).collect();
     let after = tags.iter().map(|(name, value)| ((*name).clone(), brief(value))).collect();
-    for rows in tags.chunks(ROWS) {
-        QueryBuilder::<Db>::new("INSERT INTO run_tags (run_id, name, value) ")
-            .push_values(rows, |mut row, (name, value)| {
-                row.push_bind(run).push_bind(*name).push_bind(*value);
-            })
-            .push(" ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value")
-            .build()
-            .execute(&mut *conn)
-            .await
-            .during("log to run", run)?;
-    }
+    let rows = tags.iter().map(|(name, value)| [Arg::from(run), Arg::from(*name), Arg::from(*value)]).collect();
+    let insert = "INSERT INTO run_tags (run_id, name, value)";
+    let conflict = "ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value";
+    db::insert_all(conn, insert, rows, conflict).await.during("log to run", run)?;
     Ok((before, after))
 }
 
@@ -262,34 +244,31 @@ async fn put_metrics(conn: &mut Conn, run: &str, metrics: &[Metric]) -> Result<(
             *best = metric;
         }
     }
-    let latest: Vec<&Metric> = latest.into_values().collect();
-    let all: Vec<&Metric> = metrics.iter().collect();
-    let history = ("run_metrics", " ON CONFLICT (run_id, name, step, logged_at, is_nan, value) DO NOTHING");
-    let newest = (
-        "run_latest_metrics",
-        " ON CONFLICT (run_id, name) DO UPDATE SET \
+    fn row<'q>(run: &'q str, metric: &'q Metric) -> [Arg<'q>; 6] {
+        let (step, at, is_number, value) = rank(metric);
+        [run.into(), Arg::from(&metric.key), step.into(), at.into(), (!is_number).into(), value.into()]
+    }
+    db::insert_all(
+        conn,
+        "INSERT INTO run_metrics (run_id, name, step, logged_at, is_nan, value)",
+        metrics.iter().map(|metric| row(run, metric)).collect(),
+        "ON CONFLICT (run_id, name, step, logged_at, is_nan, value) DO NOTHING",
+    )
+    .await
+    .during("log to run", run)?;
+    db::insert_all(
+        conn,
+        "INSERT INTO run_latest_metrics (run_id, name, step, logged_at, is_nan, value)",
+        latest.into_values().map(|metric| row(run, metric)).collect(),
+        "ON CONFLICT (run_id, name) DO UPDATE SET \
            step = excluded.step, logged_at = excluded.logged_at, is_nan = excluded.is_nan, value = excluded.value \
          WHERE (excluded.step, excluded.logged_at, 1 - excluded.is_nan, excluded.value) \
              > (run_latest_metrics.step, run_latest_metrics.logged_at, \
                 1 - run_latest_metrics.is_nan, run_latest_metrics.value)",
-    );
-    for (points, (table, conflict)) in [(all, history), (latest, newest)] {
-        for rows in points.chunks(ROWS) {
-            let insert = format!("INSERT INTO {table} (run_id, name, step, logged_at, is_nan, value) ");
-            QueryBuilder::<Db>::new(insert)
-                .push_values(rows, |mut row, metric| {
-                    let (step, at, is_number, value) = rank(metric);
-                    row.push_bind(run).push_bind(&metric.key).push_bind(step).push_bind(at);
-                    row.push_bind(i64::from(!is_number)).push_bind(value);
-                })
-                .push(conflict)
-                .build()
-                .execute(&mut *conn)
-                .await
-                .during("log to run", run)?;
-        }
-    }
-    Ok(())
+    )
+    .await
+    .during("log to run", run)
+    .map_err(Into::into)
 }
 
 impl SqlRegistry {
@@ -321,13 +300,13 @@ impl TrackingStore for SqlRegistry {
             author: who.name.clone(),
             created_at: writing.at,
         };
-        sqlx::query("INSERT INTO experiments (name, id, tags, author, created_at) VALUES ($1, $2, $3, $4, $5)")
+        db::query("INSERT INTO experiments (name, id, tags, author, created_at) VALUES ($1, $2, $3, $4, $5)")
             .bind(&experiment.name)
             .bind(experiment.id.to_string())
             .bind(db::json(&experiment.tags)?)
             .bind(&experiment.author)
             .bind(experiment.created_at.timestamp_micros())
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await
             .during("create experiment", &experiment.name)?;
         let event = writing.event(who, "experiment.create", format!("experiment {}", experiment.name));
@@ -349,7 +328,7 @@ impl TrackingStore for SqlRegistry {
         self.allow(who, Permission::Track, Resource::experiment(&new.experiment))?;
         let content = Digest::of_json(&(&who.name, &new))?.to_string();
         let mut writing = self.write("start run", &new.experiment).await?;
-        let conn = &mut *writing.tx;
+        let conn = &mut writing.tx;
         if let Some(id) = new.id {
             match find_run(conn, id).await {
                 Ok(row) if row.content == content => return load_one(conn, row.info()?).await,
@@ -366,7 +345,7 @@ impl TrackingStore for SqlRegistry {
         }
         let id = new.id.unwrap_or_else(|| RunId::new(writing.at));
         let text = id.to_string();
-        sqlx::query(
+        db::query(
             "INSERT INTO runs (id, experiment, name, parent, status, author, started_at, content) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
@@ -419,10 +398,10 @@ impl TrackingStore for SqlRegistry {
         let mut writing = self.write("log artifact of run", &id).await?;
         self.tracked(&mut writing.tx, who, run).await?;
         let known: Option<(String, i64)> =
-            sqlx::query_as("SELECT digest, bytes FROM run_artifacts WHERE run_id = $1 AND path = $2")
+            db::query("SELECT digest, bytes FROM run_artifacts WHERE run_id = $1 AND path = $2")
                 .bind(&id)
                 .bind(path)
-                .fetch_optional(&mut *writing.tx)
+                .fetch_optional(&mut writing.tx)
                 .await
                 .during("log artifact of run", &id)?;
         if let Some(known) = known {
@@ -431,12 +410,12 @@ impl TrackingStore for SqlRegistry {
             }
             return Err(CoreError::AlreadyExists { what: "artifact", name: format!("{path} of run {run}") }.into());
         }
-        sqlx::query("INSERT INTO run_artifacts (run_id, path, digest, bytes) VALUES ($1, $2, $3, $4)")
+        db::query("INSERT INTO run_artifacts (run_id, path, digest, bytes) VALUES ($1, $2, $3, $4)")
             .bind(&id)
             .bind(path)
             .bind(&digest)
             .bind(bytes)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await
             .during("log artifact of run", &id)?;
         let after = json!({ "path": path, "digest": digest, "bytes": bytes });
@@ -451,7 +430,7 @@ impl TrackingStore for SqlRegistry {
         let id = run.to_string();
         let mut writing = self.write("log input of run", &id).await?;
         self.tracked(&mut writing.tx, who, run).await?;
-        let added = sqlx::query(
+        let added = db::query(
             "INSERT INTO run_inputs (run_id, dataset, digest, context) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (run_id, dataset, digest, context) DO NOTHING",
         )
@@ -459,10 +438,10 @@ impl TrackingStore for SqlRegistry {
         .bind(&dataset.name)
         .bind(dataset.digest.to_string())
         .bind(context)
-        .execute(&mut *writing.tx)
+        .execute(&mut writing.tx)
         .await
         .during("log input of run", &id)?;
-        if added.rows_affected() == 1 {
+        if added == 1 {
             let after = json!({ "dataset": dataset.name, "digest": dataset.digest, "context": context });
             let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
             audit::append(&mut writing.tx, event).await?;
@@ -490,11 +469,11 @@ impl TrackingStore for SqlRegistry {
         }
         let before = info.status;
         (info.status, info.ended_at) = (status, Some(writing.at));
-        sqlx::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
+        db::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
             .bind(status.as_str())
             .bind(writing.at.timestamp_micros())
             .bind(&id)
-            .execute(&mut *writing.tx)
+            .execute(&mut writing.tx)
             .await
             .during("finish run", &id)?;
         let change = (json!({ "status": before }), json!({ "status": status }));
@@ -522,7 +501,7 @@ impl TrackingStore for SqlRegistry {
             Some(after) => (find_run(&mut tx, after).await?.started_at, after.to_string()),
             None => (i64::MAX, String::new()),
         };
-        let rows: Vec<RunRow> = sqlx::query_as(
+        let rows: Vec<RunRow> = db::query(
             "SELECT * FROM runs WHERE experiment = $1 AND (started_at, id) < ($2, $3) \
              ORDER BY started_at DESC, id DESC LIMIT $4",
         )
@@ -530,7 +509,7 @@ impl TrackingStore for SqlRegistry {
         .bind(started)
         .bind(id)
         .bind(limit)
-        .fetch_all(&mut *tx)
+        .fetch_all(&mut tx)
         .await
         .during("list runs of", experiment)?;
         let infos: Result<Vec<RunInfo>> = rows.into_iter().map(RunRow::info).collect();
@@ -541,13 +520,13 @@ impl TrackingStore for SqlRegistry {
         let id = run.to_string();
         let mut tx = self.read("read metrics of run", &id).await?;
         find_run(&mut tx, run).await?;
-        let rows: Vec<MetricRow> = sqlx::query_as(
+        let rows: Vec<MetricRow> = db::query(
             "SELECT name, step, logged_at, is_nan, value FROM run_metrics WHERE run_id = $1 AND name = $2 \
              ORDER BY step, logged_at, is_nan DESC, value",
         )
         .bind(&id)
         .bind(key)
-        .fetch_all(&mut *tx)
+        .fetch_all(&mut tx)
         .await
         .during("read metrics of run", &id)?;
         Ok(rows.into_iter().map(metric).collect())

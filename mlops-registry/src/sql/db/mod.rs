@@ -1,0 +1,245 @@
+//! The one place that knows which database it is. The rest is SQL that SQLite and PostgreSQL read alike, on these types.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+mod query;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::time::Duration;
+
+use mlops_core::{Error, Result, Timestamp, clock};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+#[cfg(feature = "postgres")]
+use sqlx::postgres::PgConnectOptions;
+
+#[cfg(feature = "postgres")]
+use self::postgres::Server;
+pub(super) use self::query::{Arg, Column, FromRow, On, Row, insert_all, query, row, select_in};
+#[cfg(feature = "sqlite")]
+use self::sqlite::Files;
+#[cfg(feature = "sqlite")]
+pub(super) use self::sqlite::Place;
+use super::Durability;
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// The connections to one database.
+pub(super) enum Database {
+    #[cfg(feature = "sqlite")]
+    Sqlite(Files),
+    #[cfg(feature = "postgres")]
+    Postgres(Server),
+}
+
+/// What a writing transaction keeps others from, from its start.
+///
+/// SQLite has one lock. PostgreSQL takes rows, always in this order: the head of the audit log, then the run.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lock<'a> {
+    /// Everything that is audited: the head of the audit log.
+    All,
+    /// What is logged to this run.
+    Run(&'a str),
+}
+
+/// A transaction; dropping it takes everything back.
+pub(super) enum Conn {
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+}
+
+impl Conn {
+    fn on(&mut self) -> On<'_> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(tx) => On::Sqlite(tx),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(tx) => On::Postgres(tx),
+        }
+    }
+
+    fn is_sqlite(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => true,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => false,
+        }
+    }
+
+    pub(super) async fn commit(self) -> Result<(), Failure> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(tx) => tx.commit().await.map_err(|error| Failure { backend: sqlite::NAME, error }),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(tx) => tx.commit().await.map_err(|error| Failure { backend: postgres::NAME, error }),
+        }
+    }
+}
+
+impl Database {
+    #[cfg(feature = "sqlite")]
+    pub(super) async fn open_sqlite(
+        place: &Place,
+        durability: Durability,
+        busy: Duration,
+        readers: u32,
+    ) -> Result<Self, Failure> {
+        let files = Files::open(place, durability, busy, readers).await;
+        files.map(Self::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(super) async fn open_postgres(
+        options: PgConnectOptions,
+        schema: &str,
+        durability: Durability,
+        busy: Duration,
+        connections: u32,
+    ) -> Result<Self, Failure> {
+        let server = Server::open(options, schema, durability, busy, connections).await;
+        server.map(Self::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+    }
+
+    /// Starts a writing transaction that holds `lock`: what it reads then is what was there last.
+    pub(super) async fn begin_write(&self, lock: Lock<'_>) -> Result<Conn, Failure> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(files) => {
+                // One lock for all.
+                let _ = lock;
+                let tx = files.begin_write().await;
+                tx.map(Conn::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                let tx = server.begin_write(lock).await;
+                tx.map(Conn::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+            }
+        }
+    }
+
+    /// Starts a reading transaction: every query in it sees the same state.
+    pub(super) async fn begin_read(&self) -> Result<Conn, Failure> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(files) => {
+                let tx = files.begin_read().await;
+                tx.map(Conn::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+            }
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => {
+                let tx = server.begin_read().await;
+                tx.map(Conn::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+            }
+        }
+    }
+
+    pub(super) async fn close(&self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(files) => files.close().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => server.close().await,
+        }
+    }
+}
+
+/// What the driver said, and of which database.
+#[derive(Debug)]
+pub(super) struct Failure {
+    backend: &'static str,
+    error: sqlx::Error,
+}
+
+impl Failure {
+    fn is_retryable(&self) -> bool {
+        if matches!(self.error, sqlx::Error::PoolTimedOut) {
+            return true;
+        }
+        match self.backend {
+            #[cfg(feature = "sqlite")]
+            sqlite::NAME => sqlite::is_busy(&self.error),
+            #[cfg(feature = "postgres")]
+            postgres::NAME => postgres::is_transient(&self.error),
+            _ => false,
+        }
+    }
+}
+
+/// Names what was being done when the database failed.
+pub(super) trait Backend<T> {
+    fn during(self, operation: &'static str, key: &str) -> Result<T>;
+}
+
+impl<T> Backend<T> for Result<T, Failure> {
+    fn during(self, operation: &'static str, key: &str) -> Result<T> {
+        self.map_err(|failure| {
+            let (backend, retryable) = (failure.backend.to_owned(), failure.is_retryable());
+            Error::Backend { backend, operation, key: key.to_owned(), retryable, source: Box::new(failure.error) }
+        })
+    }
+}
+
+/// Whether the database took the transaction back because it stood in another's way: tried again, it finds its turn.
+pub(super) fn lost_its_turn(error: &Error) -> bool {
+    let Error::Backend { source, .. } = error else { return false };
+    #[cfg(feature = "postgres")]
+    if source.downcast_ref().is_some_and(postgres::lost_its_turn) {
+        return true;
+    }
+    let _ = source;
+    false
+}
+
+/// Moves the end of a sequence by one and returns its new place; whoever else appends waits.
+pub(super) async fn next_place(conn: &mut Conn, sequence: &str) -> Result<i64> {
+    query("UPDATE heads SET seq = seq + 1 WHERE name = $1 RETURNING seq")
+        .bind(sequence)
+        .fetch_one(conn)
+        .await
+        .during("append to", sequence)
+}
+
+pub(super) fn time(micros: i64) -> Timestamp {
+    clock::from_micros(micros)
+}
+
+pub(super) fn json(value: &impl Serialize) -> Result<String> {
+    mlops_core::json::to_canonical(value)
+}
+
+/// A row that does not read back as what this crate writes: damage, or a hand at work.
+fn unreadable(what: &'static str, text: &str, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    let key: String = text.chars().take(80).collect();
+    Error::Backend { backend: "sql database".to_owned(), operation: what, key, retryable: false, source: error.into() }
+}
+
+/// Reads JSON that was stored.
+pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| unreadable("read stored JSON", text, e))
+}
+
+/// Reads a word that was stored, such as a state.
+pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
+    serde_json::from_value(serde_json::Value::from(word)).map_err(|e| unreadable("read stored word", word, e))
+}
+
+/// Reads an id or a digest that was stored.
+pub(super) fn from_text<T: std::str::FromStr<Err = Error>>(text: &str) -> Result<T> {
+    text.parse().map_err(|e: Error| unreadable("read stored id", text, e))
+}
+
+/// A count, number or place that was stored.
+pub(super) fn number(value: i64) -> Result<u64> {
+    u64::try_from(value).map_err(|e| unreadable("read stored number", &value.to_string(), e))
+}
+
+/// A count, number or place to be stored; one beyond the range is in no row.
+pub(super) fn to_i64(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

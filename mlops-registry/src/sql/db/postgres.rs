@@ -1,0 +1,164 @@
+//! PostgreSQL: a pool of connections to one schema of a database.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use mlops_core::Digest;
+use sqlx::migrate::{Migration, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::{AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _, Transaction};
+
+use super::{Lock, MIGRATIONS};
+use crate::sql::Durability;
+
+pub(super) const NAME: &str = "postgres";
+
+/// A connection that lay idle for longer is asked whether it still works before a call gets it.
+const TRUSTED: Duration = Duration::from_secs(1);
+
+pub(in crate::sql) struct Server {
+    pool: PgPool,
+    schema: String,
+}
+
+/// What to connect to, and as whom. Nothing is tried yet.
+pub(in crate::sql) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
+    let options = PgConnectOptions::from_str(url)?;
+    let strict = !matches!(options.get_ssl_mode(), PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer);
+    if strict && cfg!(not(feature = "postgres-tls")) {
+        let reason = "the URL asks for TLS, which needs the feature `postgres-tls`";
+        return Err(sqlx::Error::Configuration(reason.into()));
+    }
+    Ok(options)
+}
+
+/// For people: where it is, without the password.
+pub(in crate::sql) fn label(options: &PgConnectOptions, schema: &str) -> String {
+    let database = options.get_database().unwrap_or(options.get_username());
+    match options.get_socket() {
+        Some(socket) => format!("postgres {}/{database} schema {schema}", socket.display()),
+        None => format!("postgres {}:{}/{database} schema {schema}", options.get_host(), options.get_port()),
+    }
+}
+
+impl Server {
+    /// Connects, and migrates the schema.
+    pub(in crate::sql) async fn open(
+        options: PgConnectOptions,
+        schema: &str,
+        durability: Durability,
+        busy: Duration,
+        connections: u32,
+    ) -> Result<Self, sqlx::Error> {
+        let wait = i32::try_from(busy.as_millis()).unwrap_or(i32::MAX).max(1).to_string();
+        let mut options = options.statement_cache_capacity(200).options([
+            ("search_path", schema),
+            ("lock_timeout", &wait),
+            // A server that never hears of a client's end would hold its locks for hours.
+            ("tcp_keepalives_idle", "30"),
+            ("tcp_keepalives_interval", "10"),
+            ("tcp_keepalives_count", "3"),
+        ]);
+        if durability == Durability::Process {
+            options = options.options([("synchronous_commit", "off")]);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(busy.min(Duration::from_secs(1 << 30)))
+            .test_before_acquire(false)
+            .before_acquire(|conn, meta| {
+                Box::pin(async move { Ok(meta.idle_for < TRUSTED || conn.ping().await.is_ok()) })
+            })
+            .connect_with(options)
+            .await?;
+        let server = Self { pool, schema: schema.to_owned() };
+        server.migrate().await?;
+        Ok(server)
+    }
+
+    /// Under a lock of the schema's name, so that of several processes that open a new one, one migrates and the others
+    /// find it done.
+    async fn migrate(&self) -> Result<(), sqlx::Error> {
+        let mut tx = self.pool.begin().await?;
+        let digest = Digest::of(format!("mlops-registry {}", self.schema).as_bytes());
+        let key = u64::from_str_radix(&digest.to_string()[..16], 16).unwrap_or_default().cast_signed();
+        sqlx::query("SET LOCAL lock_timeout = 0").execute(&mut *tx).await?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(key).execute(&mut *tx).await?;
+        let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(&mut *tx).await?;
+        if encoding != "UTF8" {
+            let reason = format!("the database is encoded in {encoding}; create one with ENCODING 'UTF8'");
+            return Err(sqlx::Error::Configuration(reason.into()));
+        }
+        // `IF NOT EXISTS` asks for the permission to create even where there is nothing to create.
+        let schema: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_namespace WHERE nspname = $1")
+            .bind(&self.schema)
+            .fetch_one(&mut *tx)
+            .await?;
+        if schema == 0 {
+            let create = AssertSqlSafe(format!("CREATE SCHEMA \"{}\"", self.schema));
+            sqlx::query(create).execute(&mut *tx).await?;
+        }
+        // `run` takes anything that gives a connection, and so loses that its future is `Send`.
+        migrations().run_direct(None, &mut *tx, false).await?;
+        tx.commit().await
+    }
+
+    /// Starts a transaction that holds its rows from the start. Whoever waited for them reads what their last holder
+    /// wrote, as each statement at this isolation level sees all that was committed before it.
+    pub(super) async fn begin_write(&self, lock: Lock<'_>) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        let query = match lock {
+            Lock::All => sqlx::query("SELECT name FROM heads WHERE name = 'audit' FOR NO KEY UPDATE"),
+            Lock::Run(id) => sqlx::query("SELECT id FROM runs WHERE id = $1 FOR NO KEY UPDATE").bind(id.to_owned()),
+        };
+        query.fetch_optional(&mut *tx).await?;
+        Ok(tx)
+    }
+
+    pub(super) async fn begin_read(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(super) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// The migrations as PostgreSQL takes them: text is ordered and compared by its bytes, as in SQLite, and tables have no
+/// row ids to be without. What identifies a migration is the text that both have.
+fn migrations() -> Migrator {
+    let adapt = |migration: &Migration| {
+        let sql = migration.sql.as_str().replace(" TEXT", " TEXT COLLATE \"C\"").replace(" WITHOUT ROWID", "");
+        Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
+    };
+    Migrator {
+        migrations: MIGRATIONS.iter().map(adapt).collect(),
+        // There is a lock of the schema alone, for as long as the transaction.
+        locking: false,
+        ..Migrator::DEFAULT
+    }
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Serialization failure and deadlock.
+pub(super) fn lost_its_turn(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Whether the same call may work later: the connection was lost, the server is starting, stopping or full, or somebody
+/// else held a lock for too long.
+pub(super) fn is_transient(error: &sqlx::Error) -> bool {
+    if matches!(error, sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed) {
+        return true;
+    }
+    let Some(code) = code(error) else { return false };
+    let class = ["08", "40", "53"].iter().any(|class| code.starts_with(class));
+    class || matches!(&*code, "55P03" | "57P01" | "57P02" | "57P03" | "57P05")
+}
