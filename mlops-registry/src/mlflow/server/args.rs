@@ -133,14 +133,19 @@ impl Args {
         }
     }
 
-    pub(super) fn flag(&self, name: &str) -> Answer<bool> {
+    pub(super) fn opt_flag(&self, name: &str) -> Answer<Option<bool>> {
         match self.value(name) {
-            None => Ok(false),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(true),
-            Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(false),
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+            Some(Value::String(text)) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
             Some(other) => Err(Self::wrong(name, other, "true or false")),
         }
+    }
+
+    /// The same without one field.
+    pub(super) fn without(&self, name: &str) -> Self {
+        Self(self.0.iter().filter(|(field, _)| *field != name).map(|(field, value)| (field.clone(), value.clone())).collect())
     }
 
     /// A list of texts; one text alone is a list of one, as a query gives it.
@@ -222,7 +227,7 @@ mod tests {
             (args.number("d").unwrap_err(), "'d'"),
             (args.objects("d").unwrap_err(), "'d'"),
             (args.pairs("b").unwrap_err(), "'b'"),
-            (args.flag("b").unwrap_err(), "'b'"),
+            (args.opt_flag("b").unwrap_err(), "'b'"),
             (args.text("none").unwrap_err(), "'none'"),
         ] {
             assert!(failure.message.contains(field), "{failure:?}");

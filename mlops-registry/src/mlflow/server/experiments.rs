@@ -67,15 +67,12 @@ pub(super) fn search(args: &Args, usual: usize, most: usize) -> Answer<Search> {
             ))
         })?,
     };
-    let mut search = Search::new().limit(limit);
-    if let Some(filter) = args.opt_text("filter")? {
-        search = search.filter(filter);
-    }
+    let mut search = Search::new(args.opt_text("filter")?.unwrap_or_default()).limit(limit);
     for order in args.texts("order_by")? {
         search = search.order_by(order);
     }
     if let Some(token) = args.opt_text("page_token")?.filter(|token| !token.is_empty()) {
-        search = search.page_token(token);
+        search = search.after(token);
     }
     Ok(search)
 }
