@@ -178,18 +178,45 @@ impl<'a, S: ArtifactStore + ?Sized> BlobWriter<'a, S> {
             blob.chunks = Some(Digest::of(&list));
             let key = chunks_key(&digest);
             match self.store.put_opts(&key, list.clone(), PutMode::Stage).await {
-                // Other bounds, cut by an older version, or damage: the list must be the one that is told.
-                Err(Error::AlreadyExists { .. }) => {
-                    if self.store.get(&key).await.ok() != Some(list.clone()) {
-                        self.store.put_opts(&key, list, PutMode::Overwrite).await?;
-                    } else if self.lease.is_none() {
-                        keep_young(self.store, &key, &list).await?;
+                Err(Error::AlreadyExists { .. }) => match self.store.get(&key).await {
+                    Ok(there) if there == list => {
+                        if self.lease.is_none() {
+                            keep_young(self.store, &key, &list).await?;
+                        }
                     }
-                }
+                    // Equal bytes cut elsewhere, by another writer or an older version. Whoever wrote them may have said
+                    // where, so that this list stays and what was written here is garbage.
+                    Ok(there) if self.is_whole(&digest).await? => {
+                        blob.chunks = Some(Digest::of(&there));
+                        if self.lease.is_none() {
+                            super::keep_blob_young(self.store, &digest).await?;
+                        }
+                    }
+                    Ok(_) | Err(Error::NotFound { .. } | Error::Corrupt { .. }) => {
+                        self.store.put_opts(&key, list, PutMode::Overwrite).await?;
+                    }
+                    Err(error) => return Err(error),
+                },
                 written => written?,
             }
         }
         Ok(blob)
+    }
+
+    /// Whether the blob of that digest reads back, every byte of it.
+    async fn is_whole(&self, digest: &Digest) -> Result<bool> {
+        let read = async {
+            let mut pieces = BlobReader::open(self.store, digest).await?.stream();
+            while let Some(piece) = pieces.next().await {
+                piece?;
+            }
+            Ok(())
+        };
+        match read.await {
+            Ok(()) => Ok(true),
+            Err(Error::NotFound { .. } | Error::Corrupt { .. } | Error::InvalidInput { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -156,11 +156,7 @@ impl Inner {
         let path = self.path(key)?;
         let exists = || Trouble::Said(Error::AlreadyExists { what: "object", name: key.to_owned() });
         if mode != PutMode::Overwrite && path.exists() {
-            if mode == PutMode::Stage {
-                // Whoever staged it may not have synced it yet: then our `sync` does.
-                self.stage(path);
-            }
-            return Err(exists());
+            return self.make_durable(path, mode).and(Err(exists()));
         }
         let place = self.temporary.fetch_add(1, Ordering::Relaxed);
         let random = uuid::Uuid::new_v4();
@@ -176,7 +172,10 @@ impl Inner {
         if mode == PutMode::Overwrite {
             fs::rename(&temporary.0, &path)?;
         } else if let Err(error) = fs::hard_link(&temporary.0, &path) {
-            return Err(if error.kind() == io::ErrorKind::AlreadyExists { exists() } else { error.into() });
+            if error.kind() != io::ErrorKind::AlreadyExists {
+                return Err(error.into());
+            }
+            return self.make_durable(path, mode).and(Err(exists()));
         }
         if mode == PutMode::Stage {
             self.stage(path.clone());
@@ -184,6 +183,22 @@ impl Inner {
             sync_folder(folder)?;
         }
         created.iter().try_for_each(|folder| Ok(sync_folder(folder)?))
+    }
+
+    /// What is there may be known to the system alone, as whoever wrote it may not have synced it yet; and a caller who
+    /// is told that it is there may build on it.
+    fn make_durable(&self, path: PathBuf, mode: PutMode) -> Result<(), Trouble> {
+        if mode == PutMode::Stage {
+            self.stage(path);
+            return Ok(());
+        }
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file?.sync_all()?,
+        }
+        // Every folder on the way may be new.
+        let folders = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        folders.into_iter().try_for_each(|folder| Ok(sync_folder(folder)?))
     }
 
     fn stage(&self, path: PathBuf) {
@@ -298,9 +313,18 @@ impl ArtifactStore for LocalStore {
     }
 
     async fn delete(&self, key: &str) -> Result<()> {
-        let delete = |inner: &Inner, key: &str| match fs::remove_file(inner.path(key)?) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
+        let delete = |inner: &Inner, key: &str| {
+            let path = inner.path(key)?;
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                removed => removed?,
+            }
+            // An artifact that comes back is garbage. What has a name must not come back after it was said to be gone.
+            let garbage = key.starts_with("artifacts/") || key.starts_with("chunks/");
+            match path.parent() {
+                Some(folder) if !garbage => Ok(sync_folder(folder)?),
+                _ => Ok(()),
+            }
         };
         self.run("delete", key, delete).await
     }

@@ -242,12 +242,31 @@ async fn put_chunk<S: ArtifactStore + ?Sized>(
 
 /// Rewrites an object that is older than half of the usual grace, for a writer without a lease.
 async fn keep_young<S: ArtifactStore + ?Sized>(store: &S, key: &str, data: &Bytes) -> Result<()> {
-    let young = match store.head(key).await {
-        Ok(meta) => (SystemClock.now() - meta.modified).to_std().ok().is_none_or(|age| age < gc::GRACE / 2),
-        Err(Error::NotFound { .. }) => false,
-        Err(error) => return Err(error),
-    };
-    if young { Ok(()) } else { lease::refresh(store, key, data).await }
+    if is_old(store, key).await? { lease::refresh(store, key, data).await } else { Ok(()) }
+}
+
+async fn is_old<S: ArtifactStore + ?Sized>(store: &S, key: &str) -> Result<bool> {
+    match store.head(key).await {
+        Ok(meta) => Ok((SystemClock.now() - meta.modified).to_std().is_ok_and(|age| age >= gc::GRACE / 2)),
+        Err(Error::NotFound { .. }) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Rewrites what is old of an artifact that is there, so that whoever is about to name it has as long as after writing it.
+pub(crate) async fn keep_blob_young<S: ArtifactStore + ?Sized>(store: &S, digest: &Digest) -> Result<()> {
+    let blob = store.open_blob(digest).await?;
+    for chunk in blob.chunks() {
+        let key = artifact_key(&chunk);
+        if is_old(store, &key).await? {
+            lease::refresh(store, &key, &store.get_artifact(&chunk).await?).await?;
+        }
+    }
+    let key = chunks_key(digest);
+    match store.get(&key).await {
+        Err(Error::NotFound { .. }) => Ok(()),
+        list => keep_young(store, &key, &list?).await,
+    }
 }
 
 impl<S: ArtifactStore + ?Sized> ArtifactStoreExt for S {}

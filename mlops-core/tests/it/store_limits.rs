@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use mlops_core::store::{ArtifactStore, BlobReader, LocalStore, PutMode};
+use mlops_core::store::{ArtifactStore, BlobReader, BlobWriter, LocalStore, MemoryStore, PutMode, artifact_key};
 use mlops_core::{ArtifactStoreExt, Error};
 
 fn left_over(dir: &Path) -> usize {
@@ -186,4 +186,27 @@ fn in_a_process_of_its_own() {
         assert!(grown <= 64 << 10, "grew by {} MiB, writing by {}", grown >> 10, written >> 10);
         println!("{mib} MiB: grew by {} MiB, writing by {}", grown >> 10, written >> 10);
     });
+}
+
+/// Equal bytes cut elsewhere do not take the list away from whoever was told of the first one.
+#[tokio::test]
+async fn equal_bytes_cut_elsewhere_leave_the_first_list() {
+    let store = MemoryStore::default();
+    let data =
+        Bytes::from((0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect::<Vec<u8>>());
+    let mut parts = BlobWriter::new(&store);
+    parts.write_parts(vec![data.slice(..1_000_000), data.slice(1_000_000..)]).await.unwrap();
+    let first = parts.finish().await.unwrap();
+    let second = store.put_blob(futures::stream::iter([Ok(data.clone())])).await.unwrap();
+    assert_eq!((first.digest, first.chunks), (second.digest, second.chunks));
+    for blob in [&first, &second] {
+        let reader = BlobReader::open_as(&store, blob).await.unwrap();
+        assert_eq!(reader.range(0..u64::MAX).await.unwrap(), data);
+    }
+    // A list that leads nowhere is no blob: it is replaced.
+    let lost = BlobReader::open_as(&store, &first).await.unwrap().chunks().next().unwrap();
+    store.delete(&artifact_key(&lost)).await.unwrap();
+    let mended = store.put_blob(futures::stream::iter([Ok(data.clone())])).await.unwrap();
+    assert_ne!(mended.chunks, first.chunks);
+    assert_eq!(store.get_artifact(&mended.digest).await.unwrap(), data);
 }

@@ -104,13 +104,13 @@ async fn find(conn: &mut Conn, event: &AuditEvent) -> Result<Option<AuditEntry>>
 impl AuditLog for SqlRegistry {
     async fn append(&self, mut event: AuditEvent) -> Result<AuditEntry> {
         event.at = db::time(event.at.timestamp_micros());
-        let mut writing = self.write("append to audit log", &event.resource).await?;
-        if let Some(entry) = find(&mut writing.tx, &event).await? {
-            return Ok(entry);
-        }
-        let entry = append(&mut writing.tx, event).await?;
-        writing.commit().await?;
-        Ok(entry)
+        Ok(transaction!(self.write("append to audit log", &event.resource), |writing| {
+            if let Some(entry) = find(&mut writing.tx, &event).await? {
+                return Ok(entry);
+            }
+            let entry = append(&mut writing.tx, event.clone()).await?;
+            Ok(entry)
+        })?)
     }
 
     async fn entries(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>> {

@@ -115,10 +115,10 @@ impl SqlRegistry {
 #[async_trait]
 impl LineageStore for SqlRegistry {
     async fn record(&self, nodes: &[Node], edges: &[Edge]) -> Result<()> {
-        let mut writing = self.write("record", "lineage").await?;
-        record(&mut writing.tx, nodes, edges).await?;
-        writing.commit().await?;
-        Ok(())
+        Ok(transaction!(self.write("record", "lineage"), |writing| {
+            record(&mut writing.tx, nodes, edges).await?;
+            Ok(())
+        })?)
     }
 
     async fn upstream(&self, node: &NodeRef, depth: usize) -> Result<Graph> {

@@ -22,6 +22,23 @@
 //!   can take.
 //! - The audit log, the outbox and lineage are written in the transaction of the change they tell of.
 
+/// Runs `$body` in the writing transaction that `$start` begins, and gives its result. A `return` or `?` in it leaves the
+/// transaction: an `Ok` keeps what was written, an error takes it back. It runs again where the database took it back for
+/// another's sake, and so it borrows what it uses.
+macro_rules! transaction {
+    ($start:expr, |$writing:ident| $body:expr) => {{
+        let mut tries = 0;
+        loop {
+            let mut $writing = $start.await?;
+            let result = async { $body }.await;
+            match $writing.end(result).await {
+                Err(error) if $crate::sql::again(&error, &mut tries).await => {}
+                done => break done,
+            }
+        }
+    }};
+}
+
 mod audit;
 mod db;
 mod lineage;
@@ -43,7 +60,10 @@ use mlops_core::{
 };
 
 use self::db::{Backend as _, Conn, Database, Lock};
-use crate::{Result, check};
+use crate::{Error, Result, check};
+
+/// How often a transaction is tried again that the database took back for another's sake.
+const TRIES: u32 = 8;
 
 /// What a power failure can take. The death of the process takes nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,9 +129,13 @@ impl SqlRegistry {
         self.0.database.close().await;
     }
 
-    /// Starts a writing transaction; dropping it takes everything back.
+    /// Starts a writing transaction, for [`transaction!`]; dropping it takes everything back.
     async fn write(&self, operation: &'static str, key: &str) -> Result<Writing> {
-        let tx = self.0.database.begin_write(Lock::All).await.during(operation, key)?;
+        self.begin(Lock::All, operation, key).await
+    }
+
+    async fn begin(&self, lock: Lock, operation: &'static str, key: &str) -> Result<Writing> {
+        let tx = self.0.database.begin_write(lock, key).await.during(operation, key)?;
         Ok(Writing { tx, operation, key: key.to_owned(), at: self.0.clock.now() })
     }
 
@@ -129,6 +153,17 @@ impl SqlRegistry {
     }
 }
 
+/// Whether a transaction that ended so is worth another try, and if so, waits a little longer each time.
+async fn again(error: &Error, tries: &mut u32) -> bool {
+    let Error::Core(error) = error else { return false };
+    if *tries >= TRIES || !db::lost_its_turn(error) {
+        return false;
+    }
+    *tries += 1;
+    tokio::time::sleep(Duration::from_millis(1 << *tries)).await;
+    true
+}
+
 /// A writing transaction and the moment it stands for.
 struct Writing {
     tx: Conn,
@@ -143,10 +178,12 @@ impl Writing {
         AuditEvent::new(self.at, &who.name, action, resource)
     }
 
-    /// Makes it permanent. A transaction that is dropped instead leaves no trace.
-    async fn commit(self) -> Result<()> {
+    /// Keeps what was written if all went well, and takes it back if not. Whatever the result, it is given only once what
+    /// it was read from is permanent.
+    async fn end<T>(self, result: Result<T>) -> Result<T> {
         let Self { tx, operation, key, .. } = self;
-        Ok(tx.commit().await.during(operation, &key)?)
+        tx.end(result.is_ok()).await.during(operation, &key)?;
+        result
     }
 }
 

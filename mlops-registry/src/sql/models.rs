@@ -231,32 +231,32 @@ impl SqlRegistry {
         check::text("description", &new.description, check::TEXT)?;
         check::tags(&new.tags)?;
         self.allow(who, Permission::Register, Resource::model(&new.name))?;
-        let mut writing = self.write("create model", &new.name).await?;
-        match find_model(&mut writing.tx, &new.name).await {
-            Ok(found) if (&found.description, &found.tags) == (&new.description, &new.tags) => return Ok(found),
-            Ok(_) => return Err(CoreError::AlreadyExists { what: "model", name: new.name }.into()),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-        db::query(
-            "INSERT INTO models (name, description, tags, author, created_at, last_version) \
-             VALUES ($1, $2, $3, $4, $5, 0)",
-        )
-        .bind(&new.name)
-        .bind(&new.description)
-        .bind(db::json(&new.tags)?)
-        .bind(&who.name)
-        .bind(writing.at.timestamp_micros())
-        .execute(&mut writing.tx)
-        .await
-        .during("create model", &new.name)?;
-        let after = json!({ "description": new.description, "tags": new.tags });
-        let audited = writing.event(who, "model.create", format!("model {}", new.name)).change(json!(null), after);
-        audit::append(&mut writing.tx, audited).await?;
-        tell(&mut writing.tx, event(writing.at, EventKind::ModelCreated, &new.name, None)).await?;
-        let model = find_model(&mut writing.tx, &new.name).await?;
-        writing.commit().await?;
-        Ok(model)
+        transaction!(self.write("create model", &new.name), |writing| {
+            match find_model(&mut writing.tx, &new.name).await {
+                Ok(found) if (&found.description, &found.tags) == (&new.description, &new.tags) => return Ok(found),
+                Ok(_) => return Err(CoreError::AlreadyExists { what: "model", name: new.name.clone() }.into()),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+            db::query(
+                "INSERT INTO models (name, description, tags, author, created_at, last_version) \
+                 VALUES ($1, $2, $3, $4, $5, 0)",
+            )
+            .bind(&new.name)
+            .bind(&new.description)
+            .bind(db::json(&new.tags)?)
+            .bind(&who.name)
+            .bind(writing.at.timestamp_micros())
+            .execute(&mut writing.tx)
+            .await
+            .during("create model", &new.name)?;
+            let after = json!({ "description": new.description, "tags": new.tags });
+            let audited = writing.event(who, "model.create", format!("model {}", new.name)).change(json!(null), after);
+            audit::append(&mut writing.tx, audited).await?;
+            tell(&mut writing.tx, event(writing.at, EventKind::ModelCreated, &new.name, None)).await?;
+            let model = find_model(&mut writing.tx, &new.name).await?;
+            Ok(model)
+        })
     }
 
     pub(super) async fn put_policy(
@@ -268,26 +268,27 @@ impl SqlRegistry {
     ) -> Result<()> {
         check::alias(alias)?;
         self.allow(who, Permission::Administer, Resource::alias(model, alias))?;
-        let mut writing = self.write("set policy of", model).await?;
-        find_model(&mut writing.tx, model).await?;
-        let before = find_policy(&mut writing.tx, model, alias).await?;
-        if before == Some(policy) {
-            return Ok(());
-        }
-        db::query(
-            "INSERT INTO alias_policies (model, alias, approvals, evidence) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (model, alias) DO UPDATE SET approvals = excluded.approvals, evidence = excluded.evidence",
-        )
-        .bind(model)
-        .bind(alias)
-        .bind(i64::from(policy.approvals))
-        .bind(policy.evidence.as_str())
-        .execute(&mut writing.tx)
-        .await
-        .during("set policy of", model)?;
-        let audited = writing.event(who, "policy.set", format!("model {model}@{alias}"));
-        audit::append(&mut writing.tx, audited.change(json!(before), json!(policy))).await?;
-        writing.commit().await
+        transaction!(self.write("set policy of", model), |writing| {
+            find_model(&mut writing.tx, model).await?;
+            let before = find_policy(&mut writing.tx, model, alias).await?;
+            if before == Some(policy) {
+                return Ok(());
+            }
+            db::query(
+                "INSERT INTO alias_policies (model, alias, approvals, evidence) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (model, alias) DO UPDATE SET approvals = excluded.approvals, evidence = excluded.evidence",
+            )
+            .bind(model)
+            .bind(alias)
+            .bind(i64::from(policy.approvals))
+            .bind(policy.evidence.as_str())
+            .execute(&mut writing.tx)
+            .await
+            .during("set policy of", model)?;
+            let audited = writing.event(who, "policy.set", format!("model {model}@{alias}"));
+            audit::append(&mut writing.tx, audited.change(json!(before), json!(policy))).await?;
+            Ok(())
+        })
     }
 
     /// The provenance of a package in the artifact store, if it has one.
@@ -322,53 +323,53 @@ impl SqlRegistry {
             return Err(CoreError::invalid("run", reason).into());
         }
         let run = new.run.or(told);
-        let mut writing = self.write("create version of", &new.model).await?;
-        if let Some(found) = find_same(&mut writing.tx, &new, run).await? {
-            return Ok(found);
-        }
-        let number: i64 =
-            db::query("UPDATE models SET last_version = last_version + 1 WHERE name = $1 RETURNING last_version")
-                .bind(&new.model)
-                .fetch_one(&mut writing.tx)
-                .await
-                .during("create version of", &new.model)?;
-        let version = ModelVersion {
-            model: new.model,
-            version: db::number(number)?,
-            package: new.package,
-            run,
-            description: new.description,
-            tags: new.tags,
-            author: who.name.clone(),
-            created_at: db::time(writing.at.timestamp_micros()),
-        };
-        db::query(
-            "INSERT INTO versions (model, version, package, run_id, description, tags, author, created_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(&version.model)
-        .bind(number)
-        .bind(version.package.to_string())
-        .bind(run.map(|r| r.to_string()).unwrap_or_default())
-        .bind(&version.description)
-        .bind(db::json(&version.tags)?)
-        .bind(&version.author)
-        .bind(version.created_at.timestamp_micros())
-        .execute(&mut writing.tx)
-        .await
-        .during("create version of", &version.model)?;
-        let (node, edges) = origins(&version, provenance.as_ref());
-        lineage::record(&mut writing.tx, &[node], &edges).await?;
-        let resource = format!("model {}/{number}", version.model);
-        let after = json!({
-            "package": version.package, "run": run, "description": version.description, "tags": version.tags,
-        });
-        let audited = writing.event(who, "version.create", resource).change(json!(null), after);
-        audit::append(&mut writing.tx, audited).await?;
-        let happened = event(writing.at, EventKind::VersionCreated, &version.model, Some(version.version));
-        tell(&mut writing.tx, happened).await?;
-        writing.commit().await?;
-        Ok(version)
+        transaction!(self.write("create version of", &new.model), |writing| {
+            if let Some(found) = find_same(&mut writing.tx, &new, run).await? {
+                return Ok(found);
+            }
+            let number: i64 =
+                db::query("UPDATE models SET last_version = last_version + 1 WHERE name = $1 RETURNING last_version")
+                    .bind(&new.model)
+                    .fetch_one(&mut writing.tx)
+                    .await
+                    .during("create version of", &new.model)?;
+            let version = ModelVersion {
+                model: new.model.clone(),
+                version: db::number(number)?,
+                package: new.package,
+                run,
+                description: new.description.clone(),
+                tags: new.tags.clone(),
+                author: who.name.clone(),
+                created_at: db::time(writing.at.timestamp_micros()),
+            };
+            db::query(
+                "INSERT INTO versions (model, version, package, run_id, description, tags, author, created_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(&version.model)
+            .bind(number)
+            .bind(version.package.to_string())
+            .bind(run.map(|r| r.to_string()).unwrap_or_default())
+            .bind(&version.description)
+            .bind(db::json(&version.tags)?)
+            .bind(&version.author)
+            .bind(version.created_at.timestamp_micros())
+            .execute(&mut writing.tx)
+            .await
+            .during("create version of", &version.model)?;
+            let (node, edges) = origins(&version, provenance.as_ref());
+            lineage::record(&mut writing.tx, &[node], &edges).await?;
+            let resource = format!("model {}/{number}", version.model);
+            let after = json!({
+                "package": version.package, "run": run, "description": version.description, "tags": version.tags,
+            });
+            let audited = writing.event(who, "version.create", resource).change(json!(null), after);
+            audit::append(&mut writing.tx, audited).await?;
+            let happened = event(writing.at, EventKind::VersionCreated, &version.model, Some(version.version));
+            tell(&mut writing.tx, happened).await?;
+            Ok(version)
+        })
     }
 
     pub(super) async fn list_models(&self) -> Result<Vec<Model>> {

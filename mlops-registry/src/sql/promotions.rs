@@ -322,134 +322,140 @@ impl SqlRegistry {
         check_evidence(&new.evidence)?;
         self.allow(who, Permission::RequestPromotion, Resource::alias(&new.model, &new.alias))?;
         let content = Digest::of_json(&(&who.name, &new))?.to_string();
-        let mut writing = self.write("request promotion of", &new.model).await?;
-        if let Some(found) = find_repeated(&mut writing.tx, new.id, &content).await? {
-            return Ok(found);
-        }
-        find_version(&mut writing.tx, &new.model, new.version).await?;
-        let current = find_alias(&mut writing.tx, &new.model, &new.alias).await?;
-        let current = current.map(|row| row.alias()).transpose()?;
-        if current.as_ref().is_some_and(|a| a.version == new.version) {
-            let reason = format!("{}@{} is v{} already", new.model, new.alias, new.version);
-            return Err(CoreError::invalid("promotion", reason).into());
-        }
-        let promotion = Promotion {
-            id: new.id.unwrap_or_else(|| PromotionId::new(writing.at)),
-            kind: PromotionKind::Promote,
-            model: new.model,
-            version: new.version,
-            alias: new.alias,
-            state: PromotionState::Requested,
-            requested_by: who.name.clone(),
-            requested_at: db::time(writing.at.timestamp_micros()),
-            reason: new.reason,
-            evidence: new.evidence,
-            seen_revision: current.as_ref().map_or(0, |a| a.revision),
-            from: current.map(|a| a.version),
-            approvals: Vec::new(),
-            decision: None,
-            revision: None,
-        };
-        insert(&mut writing.tx, &promotion, &content).await?;
-        let after = json!({
-            "promotion": promotion.id, "version": promotion.version, "seen_revision": promotion.seen_revision,
-            "evidence": promotion.evidence,
-        });
-        let what = ("promotion.request", EventKind::PromotionRequested);
-        writing.record(who, &promotion, what, (Value::Null, after), &promotion.reason).await?;
-        writing.commit().await?;
-        Ok(promotion)
+        transaction!(self.write("request promotion of", &new.model), |writing| {
+            if let Some(found) = find_repeated(&mut writing.tx, new.id, &content).await? {
+                return Ok(found);
+            }
+            find_version(&mut writing.tx, &new.model, new.version).await?;
+            let current = find_alias(&mut writing.tx, &new.model, &new.alias).await?;
+            let current = current.map(|row| row.alias()).transpose()?;
+            if current.as_ref().is_some_and(|a| a.version == new.version) {
+                let reason = format!("{}@{} is v{} already", new.model, new.alias, new.version);
+                return Err(CoreError::invalid("promotion", reason).into());
+            }
+            let promotion = Promotion {
+                id: new.id.unwrap_or_else(|| PromotionId::new(writing.at)),
+                kind: PromotionKind::Promote,
+                model: new.model.clone(),
+                version: new.version,
+                alias: new.alias.clone(),
+                state: PromotionState::Requested,
+                requested_by: who.name.clone(),
+                requested_at: db::time(writing.at.timestamp_micros()),
+                reason: new.reason.clone(),
+                evidence: new.evidence.clone(),
+                seen_revision: current.as_ref().map_or(0, |a| a.revision),
+                from: current.map(|a| a.version),
+                approvals: Vec::new(),
+                decision: None,
+                revision: None,
+            };
+            insert(&mut writing.tx, &promotion, &content).await?;
+            let after = json!({
+                "promotion": promotion.id, "version": promotion.version, "seen_revision": promotion.seen_revision,
+                "evidence": promotion.evidence,
+            });
+            let what = ("promotion.request", EventKind::PromotionRequested);
+            writing.record(who, &promotion, what, (Value::Null, after), &promotion.reason).await?;
+            Ok(promotion)
+        })
     }
 
     async fn insert_approval(&self, who: &Principal, id: PromotionId, comment: &str) -> Result<Promotion> {
         check::text("comment", comment, check::TEXT)?;
-        let mut writing = self.write("approve promotion", &id.to_string()).await?;
-        let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::Review, promotion.on())?;
-        if let Some(given) = promotion.approvals.iter().find(|a| a.by == who.name) {
-            if given.comment == comment {
-                return Ok(promotion);
+        transaction!(self.write("approve promotion", &id.to_string()), |writing| {
+            let mut promotion = find(&mut writing.tx, id).await?;
+            self.allow(who, Permission::Review, promotion.on())?;
+            if let Some(given) = promotion.approvals.iter().find(|a| a.by == who.name) {
+                if given.comment == comment {
+                    return Ok(promotion);
+                }
+                let name = format!("{} of promotion {id}", who.name);
+                return Err(CoreError::AlreadyExists { what: "approval", name }.into());
             }
-            let name = format!("{} of promotion {id}", who.name);
-            return Err(CoreError::AlreadyExists { what: "approval", name }.into());
-        }
-        if promotion.state != PromotionState::Requested {
-            return Err(Error::Decided { id, state: promotion.state });
-        }
-        let author = find_version(&mut writing.tx, &promotion.model, promotion.version).await?.author;
-        let because = if who.name == author {
-            Some("they registered that version")
-        } else if who.name == promotion.requested_by {
-            Some("they asked for it")
-        } else {
-            None
-        };
-        if let Some(because) = because {
-            let Promotion { model, version, alias, .. } = promotion;
-            return Err(Error::FourEyes { who: who.name.clone(), model, version, alias, because });
-        }
-        let approval =
-            Approval { by: who.name.clone(), at: db::time(writing.at.timestamp_micros()), comment: comment.to_owned() };
-        db::query(
-            "INSERT INTO approvals (promotion, place, approver, approved_at, comment) VALUES ($1, $2, $3, $4, $5)",
-        )
-        .bind(id.to_string())
-        .bind(promotion.approvals.len() as i64)
-        .bind(&approval.by)
-        .bind(approval.at.timestamp_micros())
-        .bind(&approval.comment)
-        .execute(&mut writing.tx)
-        .await
-        .during("approve promotion", &id.to_string())?;
-        promotion.approvals.push(approval);
-        let after = json!({
-            "promotion": id, "version": promotion.version, "approvals": promotion.approvals.len(),
-        });
-        let what = ("promotion.approve", EventKind::PromotionApproved);
-        writing.record(who, &promotion, what, (Value::Null, after), comment).await?;
-        writing.commit().await?;
-        Ok(promotion)
+            if promotion.state != PromotionState::Requested {
+                return Err(Error::Decided { id, state: promotion.state });
+            }
+            let author = find_version(&mut writing.tx, &promotion.model, promotion.version).await?.author;
+            let because = if who.name == author {
+                Some("they registered that version")
+            } else if who.name == promotion.requested_by {
+                Some("they asked for it")
+            } else {
+                None
+            };
+            if let Some(because) = because {
+                let Promotion { model, version, alias, .. } = promotion;
+                return Err(Error::FourEyes { who: who.name.clone(), model, version, alias, because });
+            }
+            let approval = Approval {
+                by: who.name.clone(),
+                at: db::time(writing.at.timestamp_micros()),
+                comment: comment.to_owned(),
+            };
+            db::query(
+                "INSERT INTO approvals (promotion, place, approver, approved_at, comment) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(id.to_string())
+            .bind(promotion.approvals.len() as i64)
+            .bind(&approval.by)
+            .bind(approval.at.timestamp_micros())
+            .bind(&approval.comment)
+            .execute(&mut writing.tx)
+            .await
+            .during("approve promotion", &id.to_string())?;
+            promotion.approvals.push(approval);
+            let after = json!({
+                "promotion": id, "version": promotion.version, "approvals": promotion.approvals.len(),
+            });
+            let what = ("promotion.approve", EventKind::PromotionApproved);
+            writing.record(who, &promotion, what, (Value::Null, after), comment).await?;
+            Ok(promotion)
+        })
     }
 
     async fn turn_down(&self, who: &Principal, id: PromotionId, reason: &str) -> Result<Promotion> {
         check::reason("reason", reason)?;
-        let mut writing = self.write("reject promotion", &id.to_string()).await?;
-        let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::Review, promotion.on())?;
-        if promotion.state != PromotionState::Requested {
-            let same = |d: &Decision| d.by == who.name && d.reason == reason;
-            if promotion.state == PromotionState::Rejected && promotion.decision.as_ref().is_some_and(same) {
-                return Ok(promotion);
+        transaction!(self.write("reject promotion", &id.to_string()), |writing| {
+            let mut promotion = find(&mut writing.tx, id).await?;
+            self.allow(who, Permission::Review, promotion.on())?;
+            if promotion.state != PromotionState::Requested {
+                let same = |d: &Decision| d.by == who.name && d.reason == reason;
+                if promotion.state == PromotionState::Rejected && promotion.decision.as_ref().is_some_and(same) {
+                    return Ok(promotion);
+                }
+                return Err(Error::Decided { id, state: promotion.state });
             }
-            return Err(Error::Decided { id, state: promotion.state });
-        }
-        promotion.state = PromotionState::Rejected;
-        let at = db::time(writing.at.timestamp_micros());
-        promotion.decision = Some(Decision { by: who.name.clone(), at, reason: reason.to_owned() });
-        decide(&mut writing.tx, &promotion, None).await?;
-        let after = json!({ "promotion": id, "version": promotion.version });
-        let what = ("promotion.reject", EventKind::PromotionRejected);
-        writing.record(who, &promotion, what, (Value::Null, after), reason).await?;
-        writing.commit().await?;
-        Ok(promotion)
+            promotion.state = PromotionState::Rejected;
+            let at = db::time(writing.at.timestamp_micros());
+            promotion.decision = Some(Decision { by: who.name.clone(), at, reason: reason.to_owned() });
+            decide(&mut writing.tx, &promotion, None).await?;
+            let after = json!({ "promotion": id, "version": promotion.version });
+            let what = ("promotion.reject", EventKind::PromotionRejected);
+            writing.record(who, &promotion, what, (Value::Null, after), reason).await?;
+            Ok(promotion)
+        })
     }
 
     async fn move_alias(&self, who: &Principal, id: PromotionId) -> Result<Promotion> {
-        let mut writing = self.write("promote", &id.to_string()).await?;
-        let mut promotion = find(&mut writing.tx, id).await?;
-        self.allow(who, Permission::MoveAlias, promotion.on())?;
-        match promotion.state {
-            PromotionState::Promoted => return Ok(promotion),
-            PromotionState::Rejected => return Err(Error::Decided { id, state: promotion.state }),
-            PromotionState::Requested => {}
+        let (promotion, moves) = transaction!(self.write("promote", &id.to_string()), |writing| {
+            let mut promotion = find(&mut writing.tx, id).await?;
+            self.allow(who, Permission::MoveAlias, promotion.on())?;
+            match promotion.state {
+                PromotionState::Promoted => return Ok((promotion, false)),
+                PromotionState::Rejected => return Err(Error::Decided { id, state: promotion.state }),
+                PromotionState::Requested => {}
+            }
+            let policy = find_policy(&mut writing.tx, &promotion.model, &promotion.alias).await?.unwrap_or_default();
+            check_policy(policy, &promotion)?;
+            let below = find_alias(&mut writing.tx, &promotion.model, &promotion.alias).await?.map(|row| row.standing);
+            let standing = id.to_string();
+            writing.carry_out(who, &mut promotion, "alias.move", &standing, below.as_deref()).await?;
+            Ok((promotion, true))
+        })?;
+        if moves {
+            moved(&promotion);
         }
-        let policy = find_policy(&mut writing.tx, &promotion.model, &promotion.alias).await?.unwrap_or_default();
-        check_policy(policy, &promotion)?;
-        let below = find_alias(&mut writing.tx, &promotion.model, &promotion.alias).await?.map(|row| row.standing);
-        let standing = id.to_string();
-        writing.carry_out(who, &mut promotion, "alias.move", &standing, below.as_deref()).await?;
-        writing.commit().await?;
-        moved(&promotion);
         Ok(promotion)
     }
 
@@ -464,42 +470,45 @@ impl SqlRegistry {
         check::reason("reason", reason)?;
         self.allow(who, Permission::MoveAlias, Resource::alias(model, alias))?;
         let content = Digest::of_json(&(&who.name, PromotionKind::Rollback, model, alias, reason))?.to_string();
-        let mut writing = self.write("roll back", model).await?;
-        if let Some(found) = find_repeated(&mut writing.tx, id, &content).await? {
-            return Ok(found);
+        let (promotion, moves) = transaction!(self.write("roll back", model), |writing| {
+            if let Some(found) = find_repeated(&mut writing.tx, id, &content).await? {
+                return Ok((found, false));
+            }
+            find_model(&mut writing.tx, model).await?;
+            let name = format!("{model}@{alias}");
+            let row = find_alias(&mut writing.tx, model, alias).await?;
+            let row = row.ok_or_else(|| CoreError::not_found("alias", &name))?;
+            let below = find_row(&mut writing.tx, &row.standing).await?.and_then(|undone| undone.undo_to);
+            let below = match below {
+                Some(below) => find_row(&mut writing.tx, &below).await?,
+                None => None,
+            };
+            let below = below.ok_or_else(|| CoreError::not_found("earlier version of alias", &name))?;
+            let current = row.alias()?;
+            let mut promotion = Promotion {
+                id: id.unwrap_or_else(|| PromotionId::new(writing.at)),
+                kind: PromotionKind::Rollback,
+                model: model.to_owned(),
+                version: db::number(below.version)?,
+                alias: alias.to_owned(),
+                state: PromotionState::Requested,
+                requested_by: who.name.clone(),
+                requested_at: db::time(writing.at.timestamp_micros()),
+                reason: reason.to_owned(),
+                evidence: Vec::new(),
+                seen_revision: current.revision,
+                from: Some(current.version),
+                approvals: Vec::new(),
+                decision: None,
+                revision: None,
+            };
+            insert(&mut writing.tx, &promotion, &content).await?;
+            writing.carry_out(who, &mut promotion, "alias.rollback", &below.id, None).await?;
+            Ok((promotion, true))
+        })?;
+        if moves {
+            moved(&promotion);
         }
-        find_model(&mut writing.tx, model).await?;
-        let name = format!("{model}@{alias}");
-        let row = find_alias(&mut writing.tx, model, alias).await?;
-        let row = row.ok_or_else(|| CoreError::not_found("alias", &name))?;
-        let below = find_row(&mut writing.tx, &row.standing).await?.and_then(|undone| undone.undo_to);
-        let below = match below {
-            Some(below) => find_row(&mut writing.tx, &below).await?,
-            None => None,
-        };
-        let below = below.ok_or_else(|| CoreError::not_found("earlier version of alias", &name))?;
-        let current = row.alias()?;
-        let mut promotion = Promotion {
-            id: id.unwrap_or_else(|| PromotionId::new(writing.at)),
-            kind: PromotionKind::Rollback,
-            model: model.to_owned(),
-            version: db::number(below.version)?,
-            alias: alias.to_owned(),
-            state: PromotionState::Requested,
-            requested_by: who.name.clone(),
-            requested_at: db::time(writing.at.timestamp_micros()),
-            reason: reason.to_owned(),
-            evidence: Vec::new(),
-            seen_revision: current.revision,
-            from: Some(current.version),
-            approvals: Vec::new(),
-            decision: None,
-            revision: None,
-        };
-        insert(&mut writing.tx, &promotion, &content).await?;
-        writing.carry_out(who, &mut promotion, "alias.rollback", &below.id, None).await?;
-        writing.commit().await?;
-        moved(&promotion);
         Ok(promotion)
     }
 }

@@ -44,27 +44,28 @@ impl TokenStore for SqlRegistry {
     async fn insert(&self, token: StoredToken, event: AuditEvent) -> Result<()> {
         let StoredToken { info, hash } = token;
         let id = info.id.to_string();
-        let mut writing = self.write("issue token", &id).await?;
-        let done = db::query(
-            "INSERT INTO api_tokens (id, hash, speaks_as, grants, issuer, created_at, expires_at, revoked_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
-        )
-        .bind(&id)
-        .bind(hash.to_string())
-        .bind(&info.speaks_as)
-        .bind(db::json(&info.grants)?)
-        .bind(&info.issuer)
-        .bind(info.created_at.timestamp_micros())
-        .bind(info.expires_at.timestamp_micros())
-        .bind(info.revoked_at.map(|at| at.timestamp_micros()))
-        .execute(&mut writing.tx)
-        .await
-        .during("issue token", &id)?;
-        if done == 0 {
-            return Err(Error::AlreadyExists { what: "token", name: id });
-        }
-        audit::append(&mut writing.tx, event).await?;
-        Ok(writing.commit().await?)
+        Ok(transaction!(self.write("issue token", &id), |writing| {
+            let done = db::query(
+                "INSERT INTO api_tokens (id, hash, speaks_as, grants, issuer, created_at, expires_at, revoked_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(&id)
+            .bind(hash.to_string())
+            .bind(&info.speaks_as)
+            .bind(db::json(&info.grants)?)
+            .bind(&info.issuer)
+            .bind(info.created_at.timestamp_micros())
+            .bind(info.expires_at.timestamp_micros())
+            .bind(info.revoked_at.map(|at| at.timestamp_micros()))
+            .execute(&mut writing.tx)
+            .await
+            .during("issue token", &id)?;
+            if done == 0 {
+                return Err(Error::AlreadyExists { what: "token", name: id.clone() }.into());
+            }
+            audit::append(&mut writing.tx, event.clone()).await?;
+            Ok(())
+        })?)
     }
 
     async fn find(&self, id: TokenId) -> Result<Option<StoredToken>> {
@@ -73,21 +74,21 @@ impl TokenStore for SqlRegistry {
 
     async fn revoke(&self, id: TokenId, at: Timestamp, event: AuditEvent) -> Result<TokenInfo> {
         let name = id.to_string();
-        let mut writing = self.write("revoke token", &name).await?;
-        let mut token = find(&mut writing.tx, id).await?.ok_or_else(|| Error::not_found("token", id))?.info;
-        if token.revoked_at.is_some() {
-            return Ok(token);
-        }
-        token.revoked_at = Some(db::time(at.timestamp_micros()));
-        db::query("UPDATE api_tokens SET revoked_at = $1 WHERE id = $2")
-            .bind(at.timestamp_micros())
-            .bind(&name)
-            .execute(&mut writing.tx)
-            .await
-            .during("revoke token", &name)?;
-        audit::append(&mut writing.tx, event).await?;
-        writing.commit().await?;
-        Ok(token)
+        Ok(transaction!(self.write("revoke token", &name), |writing| {
+            let mut token = find(&mut writing.tx, id).await?.ok_or_else(|| Error::not_found("token", id))?.info;
+            if token.revoked_at.is_some() {
+                return Ok(token);
+            }
+            token.revoked_at = Some(db::time(at.timestamp_micros()));
+            db::query("UPDATE api_tokens SET revoked_at = $1 WHERE id = $2")
+                .bind(at.timestamp_micros())
+                .bind(&name)
+                .execute(&mut writing.tx)
+                .await
+                .during("revoke token", &name)?;
+            audit::append(&mut writing.tx, event.clone()).await?;
+            Ok(token)
+        })?)
     }
 
     async fn tokens(&self) -> Result<Vec<TokenInfo>> {

@@ -5,7 +5,7 @@ use mlops_core::lineage::{Edge, Node, NodeRef};
 use mlops_core::{DatasetRef, Digest, Error as CoreError, ExperimentId, Permission, Principal, Resource, RunId};
 use serde_json::{Value, json};
 
-use super::db::{self, Arg, Backend as _, Conn};
+use super::db::{self, Arg, Backend as _, Conn, Lock};
 use super::{SqlRegistry, audit, lineage};
 use crate::tracking::{
     Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,
@@ -286,33 +286,33 @@ impl TrackingStore for SqlRegistry {
         check::name("experiment name", &new.name)?;
         check::tags(&new.tags)?;
         self.allow(who, Permission::Track, Resource::experiment(&new.name))?;
-        let mut writing = self.write("create experiment", &new.name).await?;
-        if let Some(found) = find_experiment(&mut writing.tx, &new.name).await? {
-            if found.tags == new.tags {
-                return Ok(found);
+        transaction!(self.write("create experiment", &new.name), |writing| {
+            if let Some(found) = find_experiment(&mut writing.tx, &new.name).await? {
+                if found.tags == new.tags {
+                    return Ok(found);
+                }
+                return Err(CoreError::AlreadyExists { what: "experiment", name: new.name.clone() }.into());
             }
-            return Err(CoreError::AlreadyExists { what: "experiment", name: new.name }.into());
-        }
-        let experiment = Experiment {
-            id: ExperimentId::new(writing.at),
-            name: new.name,
-            tags: new.tags,
-            author: who.name.clone(),
-            created_at: writing.at,
-        };
-        db::query("INSERT INTO experiments (name, id, tags, author, created_at) VALUES ($1, $2, $3, $4, $5)")
-            .bind(&experiment.name)
-            .bind(experiment.id.to_string())
-            .bind(db::json(&experiment.tags)?)
-            .bind(&experiment.author)
-            .bind(experiment.created_at.timestamp_micros())
-            .execute(&mut writing.tx)
-            .await
-            .during("create experiment", &experiment.name)?;
-        let event = writing.event(who, "experiment.create", format!("experiment {}", experiment.name));
-        audit::append(&mut writing.tx, event.change(json!(null), json!({ "tags": experiment.tags }))).await?;
-        writing.commit().await?;
-        Ok(experiment)
+            let experiment = Experiment {
+                id: ExperimentId::new(writing.at),
+                name: new.name.clone(),
+                tags: new.tags.clone(),
+                author: who.name.clone(),
+                created_at: writing.at,
+            };
+            db::query("INSERT INTO experiments (name, id, tags, author, created_at) VALUES ($1, $2, $3, $4, $5)")
+                .bind(&experiment.name)
+                .bind(experiment.id.to_string())
+                .bind(db::json(&experiment.tags)?)
+                .bind(&experiment.author)
+                .bind(experiment.created_at.timestamp_micros())
+                .execute(&mut writing.tx)
+                .await
+                .during("create experiment", &experiment.name)?;
+            let event = writing.event(who, "experiment.create", format!("experiment {}", experiment.name));
+            audit::append(&mut writing.tx, event.change(json!(null), json!({ "tags": experiment.tags }))).await?;
+            Ok(experiment)
+        })
     }
 
     async fn experiment(&self, name: &str) -> Result<Experiment> {
@@ -327,128 +327,134 @@ impl TrackingStore for SqlRegistry {
         check::tags(&new.tags)?;
         self.allow(who, Permission::Track, Resource::experiment(&new.experiment))?;
         let content = Digest::of_json(&(&who.name, &new))?.to_string();
-        let mut writing = self.write("start run", &new.experiment).await?;
-        let conn = &mut writing.tx;
-        if let Some(id) = new.id {
-            match find_run(conn, id).await {
-                Ok(row) if row.content == content => return load_one(conn, row.info()?).await,
-                Ok(_) => return Err(CoreError::AlreadyExists { what: "run", name: id.to_string() }.into()),
-                Err(error) if error.is_not_found() => {}
-                Err(error) => return Err(error),
+        transaction!(self.write("start run", &new.experiment), |writing| {
+            let conn = &mut writing.tx;
+            if let Some(id) = new.id {
+                match find_run(conn, id).await {
+                    Ok(row) if row.content == content => return load_one(conn, row.info()?).await,
+                    Ok(_) => return Err(CoreError::AlreadyExists { what: "run", name: id.to_string() }.into()),
+                    Err(error) if error.is_not_found() => {}
+                    Err(error) => return Err(error),
+                }
             }
-        }
-        if find_experiment(conn, &new.experiment).await?.is_none() {
-            return Err(CoreError::not_found("experiment", new.experiment).into());
-        }
-        if let Some(parent) = new.parent {
-            find_run(conn, parent).await?;
-        }
-        let id = new.id.unwrap_or_else(|| RunId::new(writing.at));
-        let text = id.to_string();
-        db::query(
-            "INSERT INTO runs (id, experiment, name, parent, status, author, started_at, content) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-        )
-        .bind(&text)
-        .bind(&new.experiment)
-        .bind(&new.name)
-        .bind(new.parent.map(|p| p.to_string()))
-        .bind(RunStatus::Running.as_str())
-        .bind(&who.name)
-        .bind(writing.at.timestamp_micros())
-        .bind(content)
-        .execute(&mut *conn)
-        .await
-        .during("start run", &text)?;
-        put_tags(conn, &text, &new.tags).await?;
-        let mut node = Node::new(NodeRef::run(id)).fact("experiment", &new.experiment).fact("author", &who.name);
-        if !new.name.is_empty() {
-            node = node.fact("name", &new.name);
-        }
-        lineage::record(conn, &[node], &[]).await?;
-        let after = json!({ "experiment": new.experiment, "name": new.name, "parent": new.parent, "tags": new.tags });
-        let event = writing.event(who, "run.start", format!("run {id}")).change(json!(null), after);
-        audit::append(&mut writing.tx, event).await?;
-        let info = find_run(&mut writing.tx, id).await?.info()?;
-        let run = load_one(&mut writing.tx, info).await?;
-        writing.commit().await?;
-        Ok(run)
+            if find_experiment(conn, &new.experiment).await?.is_none() {
+                return Err(CoreError::not_found("experiment", &new.experiment).into());
+            }
+            if let Some(parent) = new.parent {
+                find_run(conn, parent).await?;
+            }
+            let id = new.id.unwrap_or_else(|| RunId::new(writing.at));
+            let text = id.to_string();
+            db::query(
+                "INSERT INTO runs (id, experiment, name, parent, status, author, started_at, content) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            )
+            .bind(&text)
+            .bind(&new.experiment)
+            .bind(&new.name)
+            .bind(new.parent.map(|p| p.to_string()))
+            .bind(RunStatus::Running.as_str())
+            .bind(&who.name)
+            .bind(writing.at.timestamp_micros())
+            .bind(&content)
+            .execute(&mut *conn)
+            .await
+            .during("start run", &text)?;
+            put_tags(conn, &text, &new.tags).await?;
+            let mut node = Node::new(NodeRef::run(id)).fact("experiment", &new.experiment).fact("author", &who.name);
+            if !new.name.is_empty() {
+                node = node.fact("name", &new.name);
+            }
+            lineage::record(conn, &[node], &[]).await?;
+            let after =
+                json!({ "experiment": new.experiment, "name": new.name, "parent": new.parent, "tags": new.tags });
+            let event = writing.event(who, "run.start", format!("run {id}")).change(json!(null), after);
+            audit::append(&mut writing.tx, event).await?;
+            let info = find_run(&mut writing.tx, id).await?.info()?;
+            let run = load_one(&mut writing.tx, info).await?;
+            Ok(run)
+        })
     }
 
     async fn log_batch(&self, who: &Principal, run: RunId, batch: LogBatch) -> Result<()> {
         check::batch(&batch)?;
         let id = run.to_string();
-        let mut writing = self.write("log to run", &id).await?;
-        self.tracked(&mut writing.tx, who, run).await?;
-        let params = put_params(&mut writing.tx, run, &batch.params).await?;
-        let (tags_before, tags) = put_tags(&mut writing.tx, &id, &batch.tags).await?;
-        put_metrics(&mut writing.tx, &id, &batch.metrics).await?;
-        if !(params.is_empty() && tags.is_empty()) {
-            let change = (json!({ "tags": tags_before }), json!({ "params": params, "tags": tags }));
-            let event = writing.event(who, "run.log", format!("run {run}")).change(change.0, change.1);
-            audit::append(&mut writing.tx, event).await?;
-        }
-        writing.commit().await
+        let audited = !(batch.params.is_empty() && batch.tags.is_empty());
+        let lock = if audited { Lock::AuditedRun } else { Lock::Run };
+        transaction!(self.begin(lock, "log to run", &id), |writing| {
+            self.tracked(&mut writing.tx, who, run).await?;
+            let params = put_params(&mut writing.tx, run, &batch.params).await?;
+            let (tags_before, tags) = put_tags(&mut writing.tx, &id, &batch.tags).await?;
+            put_metrics(&mut writing.tx, &id, &batch.metrics).await?;
+            if !(params.is_empty() && tags.is_empty()) {
+                let change = (json!({ "tags": tags_before }), json!({ "params": params, "tags": tags }));
+                let event = writing.event(who, "run.log", format!("run {run}")).change(change.0, change.1);
+                audit::append(&mut writing.tx, event).await?;
+            }
+            Ok(())
+        })
     }
 
     async fn log_artifact(&self, who: &Principal, run: RunId, path: &str, digest: Digest, bytes: u64) -> Result<()> {
         mlops_core::store::check_key(path)?;
         let bytes = i64::try_from(bytes).map_err(|e| CoreError::invalid("artifact size", e))?;
         let (id, digest) = (run.to_string(), digest.to_string());
-        let mut writing = self.write("log artifact of run", &id).await?;
-        self.tracked(&mut writing.tx, who, run).await?;
-        let known: Option<(String, i64)> =
-            db::query("SELECT digest, bytes FROM run_artifacts WHERE run_id = $1 AND path = $2")
+        transaction!(self.write("log artifact of run", &id), |writing| {
+            self.tracked(&mut writing.tx, who, run).await?;
+            let known: Option<(String, i64)> =
+                db::query("SELECT digest, bytes FROM run_artifacts WHERE run_id = $1 AND path = $2")
+                    .bind(&id)
+                    .bind(path)
+                    .fetch_optional(&mut writing.tx)
+                    .await
+                    .during("log artifact of run", &id)?;
+            if let Some(known) = known {
+                if known == (digest.clone(), bytes) {
+                    return Ok(());
+                }
+                return Err(CoreError::AlreadyExists { what: "artifact", name: format!("{path} of run {run}") }.into());
+            }
+            db::query("INSERT INTO run_artifacts (run_id, path, digest, bytes) VALUES ($1, $2, $3, $4)")
                 .bind(&id)
                 .bind(path)
-                .fetch_optional(&mut writing.tx)
+                .bind(&digest)
+                .bind(bytes)
+                .execute(&mut writing.tx)
                 .await
                 .during("log artifact of run", &id)?;
-        if let Some(known) = known {
-            if known == (digest, bytes) {
-                return Ok(());
-            }
-            return Err(CoreError::AlreadyExists { what: "artifact", name: format!("{path} of run {run}") }.into());
-        }
-        db::query("INSERT INTO run_artifacts (run_id, path, digest, bytes) VALUES ($1, $2, $3, $4)")
-            .bind(&id)
-            .bind(path)
-            .bind(&digest)
-            .bind(bytes)
-            .execute(&mut writing.tx)
-            .await
-            .during("log artifact of run", &id)?;
-        let after = json!({ "path": path, "digest": digest, "bytes": bytes });
-        let event = writing.event(who, "run.artifact", format!("run {run}")).change(Value::Null, after);
-        audit::append(&mut writing.tx, event).await?;
-        writing.commit().await
+            let after = json!({ "path": path, "digest": digest, "bytes": bytes });
+            let event = writing.event(who, "run.artifact", format!("run {run}")).change(Value::Null, after);
+            audit::append(&mut writing.tx, event).await?;
+            Ok(())
+        })
     }
 
     async fn log_input(&self, who: &Principal, run: RunId, dataset: DatasetRef, context: &str) -> Result<()> {
         check::name("dataset name", &dataset.name)?;
         check::text("context", context, check::NAME)?;
         let id = run.to_string();
-        let mut writing = self.write("log input of run", &id).await?;
-        self.tracked(&mut writing.tx, who, run).await?;
-        let added = db::query(
-            "INSERT INTO run_inputs (run_id, dataset, digest, context) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (run_id, dataset, digest, context) DO NOTHING",
-        )
-        .bind(&id)
-        .bind(&dataset.name)
-        .bind(dataset.digest.to_string())
-        .bind(context)
-        .execute(&mut writing.tx)
-        .await
-        .during("log input of run", &id)?;
-        if added == 1 {
-            let after = json!({ "dataset": dataset.name, "digest": dataset.digest, "context": context });
-            let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
-            audit::append(&mut writing.tx, event).await?;
-        }
-        let edge = Edge::new(NodeRef::dataset(&dataset), NodeRef::run(run));
-        lineage::record(&mut writing.tx, &[], &[edge]).await?;
-        writing.commit().await
+        transaction!(self.write("log input of run", &id), |writing| {
+            self.tracked(&mut writing.tx, who, run).await?;
+            let added = db::query(
+                "INSERT INTO run_inputs (run_id, dataset, digest, context) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (run_id, dataset, digest, context) DO NOTHING",
+            )
+            .bind(&id)
+            .bind(&dataset.name)
+            .bind(dataset.digest.to_string())
+            .bind(context)
+            .execute(&mut writing.tx)
+            .await
+            .during("log input of run", &id)?;
+            if added == 1 {
+                let after = json!({ "dataset": dataset.name, "digest": dataset.digest, "context": context });
+                let event = writing.event(who, "run.input", format!("run {run}")).change(Value::Null, after);
+                audit::append(&mut writing.tx, event).await?;
+            }
+            let edge = Edge::new(NodeRef::dataset(&dataset), NodeRef::run(run));
+            lineage::record(&mut writing.tx, &[], &[edge]).await?;
+            Ok(())
+        })
     }
 
     async fn finish_run(&self, who: &Principal, run: RunId, status: RunStatus) -> Result<Run> {
@@ -457,31 +463,31 @@ impl TrackingStore for SqlRegistry {
             return Err(CoreError::invalid("run status", reason).into());
         }
         let id = run.to_string();
-        let mut writing = self.write("finish run", &id).await?;
-        let row = self.tracked(&mut writing.tx, who, run).await?;
-        let mut info = row.info()?;
-        if info.status == status {
-            return load_one(&mut writing.tx, info).await;
-        }
-        if info.status.is_terminal() {
-            let (expected, found) = (RunStatus::Running.to_string(), info.status.to_string());
-            return Err(CoreError::Conflict { what: "run", name: id, expected, found }.into());
-        }
-        let before = info.status;
-        (info.status, info.ended_at) = (status, Some(writing.at));
-        db::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
-            .bind(status.as_str())
-            .bind(writing.at.timestamp_micros())
-            .bind(&id)
-            .execute(&mut writing.tx)
-            .await
-            .during("finish run", &id)?;
-        let change = (json!({ "status": before }), json!({ "status": status }));
-        let event = writing.event(who, "run.finish", format!("run {id}")).change(change.0, change.1);
-        audit::append(&mut writing.tx, event).await?;
-        let run = load_one(&mut writing.tx, info).await?;
-        writing.commit().await?;
-        Ok(run)
+        transaction!(self.write("finish run", &id), |writing| {
+            let row = self.tracked(&mut writing.tx, who, run).await?;
+            let mut info = row.info()?;
+            if info.status == status {
+                return load_one(&mut writing.tx, info).await;
+            }
+            if info.status.is_terminal() {
+                let (expected, found) = (RunStatus::Running.to_string(), info.status.to_string());
+                return Err(CoreError::Conflict { what: "run", name: id.clone(), expected, found }.into());
+            }
+            let before = info.status;
+            (info.status, info.ended_at) = (status, Some(writing.at));
+            db::query("UPDATE runs SET status = $1, ended_at = $2 WHERE id = $3")
+                .bind(status.as_str())
+                .bind(writing.at.timestamp_micros())
+                .bind(&id)
+                .execute(&mut writing.tx)
+                .await
+                .during("finish run", &id)?;
+            let change = (json!({ "status": before }), json!({ "status": status }));
+            let event = writing.event(who, "run.finish", format!("run {id}")).change(change.0, change.1);
+            audit::append(&mut writing.tx, event).await?;
+            let run = load_one(&mut writing.tx, info).await?;
+            Ok(run)
+        })
     }
 
     async fn run(&self, id: RunId) -> Result<Run> {

@@ -6,6 +6,7 @@ mod audit;
 mod conformance;
 mod durability;
 mod governance;
+mod group;
 mod history;
 
 use mlops_core::store::MemoryStore;

@@ -1,5 +1,7 @@
 //! The one place that knows which database it is. The rest is SQL that SQLite and PostgreSQL read alike, on these types.
 
+#[cfg(feature = "sqlite")]
+mod group;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod query;
@@ -14,6 +16,8 @@ use serde::de::DeserializeOwned;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::PgConnectOptions;
 
+#[cfg(feature = "sqlite")]
+use self::group::Member;
 #[cfg(feature = "postgres")]
 use self::postgres::Server;
 pub(super) use self::query::{Arg, Column, FromRow, On, Row, insert_all, query, row, select_in};
@@ -37,17 +41,22 @@ pub(super) enum Database {
 ///
 /// SQLite has one lock. PostgreSQL takes rows, always in this order: the head of the audit log, then the run.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Lock<'a> {
+pub(super) enum Lock {
     /// Everything that is audited: the head of the audit log.
     All,
-    /// What is logged to this run.
-    Run(&'a str),
+    /// What is logged to the run that the key names, where nothing of it is audited.
+    Run,
+    /// What is logged to the run that the key names, and everything that is audited.
+    AuditedRun,
 }
 
 /// A transaction; dropping it takes everything back.
 pub(super) enum Conn {
+    /// One that only reads.
     #[cfg(feature = "sqlite")]
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
+    #[cfg(feature = "sqlite")]
+    SqliteWriting(Member),
     #[cfg(feature = "postgres")]
     Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
 }
@@ -57,6 +66,8 @@ impl Conn {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(tx) => On::Sqlite(tx),
+            #[cfg(feature = "sqlite")]
+            Self::SqliteWriting(member) => On::Sqlite(member.conn()),
             #[cfg(feature = "postgres")]
             Self::Postgres(tx) => On::Postgres(tx),
         }
@@ -65,18 +76,25 @@ impl Conn {
     fn is_sqlite(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => true,
+            Self::Sqlite(_) | Self::SqliteWriting(_) => true,
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => false,
         }
     }
 
-    pub(super) async fn commit(self) -> Result<(), Failure> {
+    /// Keeps what was written or takes it back; returns once all that it saw is permanent.
+    pub(super) async fn end(self, keep: bool) -> Result<(), Failure> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(tx) => tx.commit().await.map_err(|error| Failure { backend: sqlite::NAME, error }),
+            Self::Sqlite(tx) => if keep { tx.commit().await } else { tx.rollback().await }.map_err(Failure::sqlite),
+            #[cfg(feature = "sqlite")]
+            Self::SqliteWriting(member) => member.end(keep).await.map_err(|error| Failure {
+                backend: sqlite::NAME,
+                retryable: sqlite::is_transient(&error),
+                source: Box::new(error),
+            }),
             #[cfg(feature = "postgres")]
-            Self::Postgres(tx) => tx.commit().await.map_err(|error| Failure { backend: postgres::NAME, error }),
+            Self::Postgres(tx) => if keep { tx.commit().await } else { tx.rollback().await }.map_err(Failure::postgres),
         }
     }
 }
@@ -90,7 +108,7 @@ impl Database {
         readers: u32,
     ) -> Result<Self, Failure> {
         let files = Files::open(place, durability, busy, readers).await;
-        files.map(Self::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+        files.map(Self::Sqlite).map_err(Failure::sqlite)
     }
 
     #[cfg(feature = "postgres")]
@@ -102,23 +120,23 @@ impl Database {
         connections: u32,
     ) -> Result<Self, Failure> {
         let server = Server::open(options, schema, durability, busy, connections).await;
-        server.map(Self::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+        server.map(Self::Postgres).map_err(Failure::postgres)
     }
 
     /// Starts a writing transaction that holds `lock`: what it reads then is what was there last.
-    pub(super) async fn begin_write(&self, lock: Lock<'_>) -> Result<Conn, Failure> {
+    pub(super) async fn begin_write(&self, lock: Lock, key: &str) -> Result<Conn, Failure> {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(files) => {
                 // One lock for all.
-                let _ = lock;
+                let _ = (lock, key);
                 let tx = files.begin_write().await;
-                tx.map(Conn::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+                tx.map(Conn::SqliteWriting).map_err(Failure::sqlite)
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
-                let tx = server.begin_write(lock).await;
-                tx.map(Conn::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+                let tx = server.begin_write(lock, key).await;
+                tx.map(Conn::Postgres).map_err(Failure::postgres)
             }
         }
     }
@@ -129,12 +147,12 @@ impl Database {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(files) => {
                 let tx = files.begin_read().await;
-                tx.map(Conn::Sqlite).map_err(|error| Failure { backend: sqlite::NAME, error })
+                tx.map(Conn::Sqlite).map_err(Failure::sqlite)
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(server) => {
                 let tx = server.begin_read().await;
-                tx.map(Conn::Postgres).map_err(|error| Failure { backend: postgres::NAME, error })
+                tx.map(Conn::Postgres).map_err(Failure::postgres)
             }
         }
     }
@@ -153,21 +171,19 @@ impl Database {
 #[derive(Debug)]
 pub(super) struct Failure {
     backend: &'static str,
-    error: sqlx::Error,
+    retryable: bool,
+    source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl Failure {
-    fn is_retryable(&self) -> bool {
-        if matches!(self.error, sqlx::Error::PoolTimedOut) {
-            return true;
-        }
-        match self.backend {
-            #[cfg(feature = "sqlite")]
-            sqlite::NAME => sqlite::is_busy(&self.error),
-            #[cfg(feature = "postgres")]
-            postgres::NAME => postgres::is_transient(&self.error),
-            _ => false,
-        }
+    #[cfg(feature = "sqlite")]
+    fn sqlite(error: sqlx::Error) -> Self {
+        Self { backend: sqlite::NAME, retryable: sqlite::is_transient(&error), source: Box::new(error) }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn postgres(error: sqlx::Error) -> Self {
+        Self { backend: postgres::NAME, retryable: postgres::is_transient(&error), source: Box::new(error) }
     }
 }
 
@@ -178,9 +194,12 @@ pub(super) trait Backend<T> {
 
 impl<T> Backend<T> for Result<T, Failure> {
     fn during(self, operation: &'static str, key: &str) -> Result<T> {
-        self.map_err(|failure| {
-            let (backend, retryable) = (failure.backend.to_owned(), failure.is_retryable());
-            Error::Backend { backend, operation, key: key.to_owned(), retryable, source: Box::new(failure.error) }
+        self.map_err(|Failure { backend, retryable, source }| Error::Backend {
+            backend: backend.to_owned(),
+            operation,
+            key: key.to_owned(),
+            retryable,
+            source,
         })
     }
 }

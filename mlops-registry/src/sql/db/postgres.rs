@@ -105,13 +105,20 @@ impl Server {
 
     /// Starts a transaction that holds its rows from the start. Whoever waited for them reads what their last holder
     /// wrote, as each statement at this isolation level sees all that was committed before it.
-    pub(super) async fn begin_write(&self, lock: Lock<'_>) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    pub(super) async fn begin_write(
+        &self,
+        lock: Lock,
+        key: &str,
+    ) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         let mut tx = self.pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-        let query = match lock {
-            Lock::All => sqlx::query("SELECT name FROM heads WHERE name = 'audit' FOR NO KEY UPDATE"),
-            Lock::Run(id) => sqlx::query("SELECT id FROM runs WHERE id = $1 FOR NO KEY UPDATE").bind(id.to_owned()),
-        };
-        query.fetch_optional(&mut *tx).await?;
+        if matches!(lock, Lock::All | Lock::AuditedRun) {
+            let head = "SELECT name FROM heads WHERE name = 'audit' FOR NO KEY UPDATE";
+            sqlx::query(head).execute(&mut *tx).await?;
+        }
+        if matches!(lock, Lock::Run | Lock::AuditedRun) {
+            let run = "SELECT id FROM runs WHERE id = $1 FOR NO KEY UPDATE";
+            sqlx::query(run).bind(key).execute(&mut *tx).await?;
+        }
         Ok(tx)
     }
 
@@ -155,7 +162,7 @@ pub(super) fn lost_its_turn(error: &sqlx::Error) -> bool {
 /// Whether the same call may work later: the connection was lost, the server is starting, stopping or full, or somebody
 /// else held a lock for too long.
 pub(super) fn is_transient(error: &sqlx::Error) -> bool {
-    if matches!(error, sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed) {
+    if matches!(error, sqlx::Error::Io(_) | sqlx::Error::WorkerCrashed | sqlx::Error::PoolTimedOut) {
         return true;
     }
     let Some(code) = code(error) else { return false };

@@ -131,17 +131,6 @@ pub(in crate::sql) enum On<'c> {
     PostgresPool(&'c sqlx::PgPool),
 }
 
-impl On<'_> {
-    fn backend(&self) -> &'static str {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) | Self::SqlitePool(_) => super::sqlite::NAME,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) | Self::PostgresPool(_) => super::postgres::NAME,
-        }
-    }
-}
-
 impl<'c> From<&'c mut Conn> for On<'c> {
     fn from(conn: &'c mut Conn) -> Self {
         conn.on()
@@ -231,41 +220,34 @@ pub(in crate::sql) async fn select_in<T: FromRow>(
 
 macro_rules! run {
     ($query:ident, $on:expr, $method:ident, |$rows:ident, $wrap:ident| $then:expr) => {{
-        let on = $on;
-        let backend = on.backend();
         let sql = match $query.sql {
             Cow::Borrowed(text) => text.into_sql_str(),
             Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),
         };
-        let done = match on {
+        match $on {
             #[cfg(feature = "sqlite")]
             On::Sqlite(conn) => {
                 let $wrap = Row::Sqlite;
-                sqlite(sql, $query.args).$method(conn).await.and_then(|$rows| $then)
+                sqlite(sql, $query.args).$method(conn).await.and_then(|$rows| $then).map_err(Failure::sqlite)
             }
             #[cfg(feature = "sqlite")]
-            On::SqlitePool(pool) => match pool.acquire().await {
-                Ok(mut conn) => {
-                    let $wrap = Row::Sqlite;
-                    sqlite(sql, $query.args).$method(&mut *conn).await.and_then(|$rows| $then)
-                }
-                Err(error) => Err(error),
-            },
+            On::SqlitePool(pool) => {
+                let $wrap = Row::Sqlite;
+                let mut conn = pool.acquire().await.map_err(Failure::sqlite)?;
+                sqlite(sql, $query.args).$method(&mut *conn).await.and_then(|$rows| $then).map_err(Failure::sqlite)
+            }
             #[cfg(feature = "postgres")]
             On::Postgres(conn) => {
                 let $wrap = Row::Postgres;
-                postgres(sql, $query.args).$method(conn).await.and_then(|$rows| $then)
+                postgres(sql, $query.args).$method(conn).await.and_then(|$rows| $then).map_err(Failure::postgres)
             }
             #[cfg(feature = "postgres")]
-            On::PostgresPool(pool) => match pool.acquire().await {
-                Ok(mut conn) => {
-                    let $wrap = Row::Postgres;
-                    postgres(sql, $query.args).$method(&mut *conn).await.and_then(|$rows| $then)
-                }
-                Err(error) => Err(error),
-            },
-        };
-        done.map_err(|error| Failure { backend, error })
+            On::PostgresPool(pool) => {
+                let $wrap = Row::Postgres;
+                let mut conn = pool.acquire().await.map_err(Failure::postgres)?;
+                postgres(sql, $query.args).$method(&mut *conn).await.and_then(|$rows| $then).map_err(Failure::postgres)
+            }
+        }
     }};
 }
 
