@@ -8,6 +8,7 @@ mod check;
 pub mod conformance;
 mod error;
 pub mod registry;
+pub mod search;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
 pub mod sql;

@@ -44,6 +44,7 @@ mod db;
 mod lineage;
 mod models;
 mod promotions;
+mod search;
 mod source;
 mod tokens;
 mod tracking;

@@ -20,7 +20,7 @@ use sqlx::postgres::PgConnectOptions;
 use self::group::Member;
 #[cfg(feature = "postgres")]
 use self::postgres::Server;
-pub(super) use self::query::{Arg, Column, FromRow, On, Row, insert_all, query, row, select_in};
+pub(super) use self::query::{Arg, Column, FromRow, On, Row, built, insert_all, query, row, select_in};
 #[cfg(feature = "sqlite")]
 use self::sqlite::Files;
 #[cfg(feature = "sqlite")]
@@ -73,7 +73,7 @@ impl Conn {
         }
     }
 
-    fn is_sqlite(&self) -> bool {
+    pub(super) fn is_sqlite(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(_) | Self::SqliteWriting(_) => true,

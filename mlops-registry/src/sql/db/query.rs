@@ -159,6 +159,11 @@ pub(in crate::sql) fn query<'q>(sql: &'static str) -> Query<'q> {
     Query { sql: sql.into(), args: Vec::new() }
 }
 
+/// A statement whose text was put together for this call; values are bound in it.
+pub(in crate::sql) fn built(sql: String, args: Vec<Arg<'_>>) -> Query<'_> {
+    Query { sql: sql.into(), args }
+}
+
 /// Rows per multi-row statement: a fixed number, so that the statement is prepared once. Ten columns stay far below the
 /// 32,766 parameters that SQLite takes.
 const ROWS: usize = 250;
