@@ -65,6 +65,13 @@ impl<A: Authenticator + ?Sized> Authenticator for Arc<A> {
     }
 }
 
+#[async_trait]
+impl<A: Authenticator + ?Sized> Authenticator for Box<A> {
+    async fn authenticate(&self, credential: &Credential) -> Result<Principal> {
+        (**self).authenticate(credential).await
+    }
+}
+
 fn missing() -> Error {
     Error::unauthenticated("send a token: `Authorization: Bearer TOKEN`, or as the password of any name")
 }

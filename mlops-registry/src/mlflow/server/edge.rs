@@ -1,6 +1,11 @@
 //! Who calls, and what they may look at.
 
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mlops_core::auth::Credential;
@@ -28,6 +33,36 @@ pub(super) fn credential(headers: &HeaderMap) -> Answer<Credential> {
         Some((user, password)) => Ok(Credential::Basic { user: user.to_owned(), password: password.to_owned() }),
         None => Err(refuse("the Authorization header is not base64 of NAME:PASSWORD")),
     }
+}
+
+/// `host` without its port, in lower case.
+fn host_name(host: &str) -> String {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.to_ascii_lowercase()
+}
+
+/// Refuses what a browser sends for a page of another site, and what is addressed to a name that is not this server's.
+/// Python clients send no `Origin`.
+pub(super) async fn from_here(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+    let host = text(header::HOST).or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
+    let refuse = |message: String| Failure::new(Code::PermissionDenied, message).into_response();
+    if let Some(hosts) = &server.hosts
+        && !hosts.contains(&host_name(host))
+    {
+        return refuse(format!("this server is not called {host:?}"));
+    }
+    let foreign = text(header::ORIGIN).is_some_and(|origin| match origin.split_once("://") {
+        Some((_, from)) => !from.eq_ignore_ascii_case(host),
+        None => true,
+    });
+    if foreign || text(header::HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site == "cross-site") {
+        return refuse("calls from pages of other sites are refused".to_owned());
+    }
+    next.run(request).await
 }
 
 impl Server {

@@ -40,6 +40,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, RawPathParams, Request, State};
 use axum::http::HeaderMap;
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use mlops_core::auth::Authenticator;
@@ -62,6 +63,7 @@ struct Server {
     authorizer: Arc<dyn Authorizer>,
     project: Option<String>,
     largest_artifact: u64,
+    hosts: Option<Vec<String>>,
 }
 
 impl fmt::Debug for Server {
@@ -118,6 +120,15 @@ impl MlflowServerBuilder {
         self
     }
 
+    /// The names under which this server may be called, without port (default: any).
+    ///
+    /// For a server that asks for no token: a page of another site, shown by a browser that reaches this server, has a
+    /// name of its own, even where that name was made to lead here (DNS rebinding).
+    pub fn only_hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
+        self.0.hosts = Some(hosts.into_iter().map(|host| host.into().to_ascii_lowercase()).collect());
+        self
+    }
+
     /// The server.
     #[must_use]
     pub fn build(self) -> MlflowServer {
@@ -140,6 +151,7 @@ impl MlflowServer {
             authorizer: Arc::new(RoleTable),
             project: None,
             largest_artifact: 50 << 30,
+            hosts: None,
         })
     }
 
@@ -222,6 +234,7 @@ impl MlflowServer {
             .fallback(async |request: Request| {
                 Failure::new(Code::EndpointNotFound, format!("no such endpoint: {} {}", request.method(), request.uri().path()))
             })
+            .layer(from_fn_with_state(Arc::clone(&self.0), edge::from_here))
             .with_state(Arc::clone(&self.0))
     }
 }
