@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures::{StreamExt, TryStreamExt};
 use mlops_core::store::{ArtifactStoreExt as _, BlobReader};
-use mlops_core::{Error as CoreError, Permission, Principal, Resource};
+use mlops_core::{Error as CoreError, ExperimentId, Permission, Principal, Resource};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
@@ -39,13 +39,13 @@ impl Place {
     }
 
     /// Who the files are of, where they may be changed.
-    fn owner(&self) -> Answer<(ArtifactOwner, &str)> {
+    fn owner(&self) -> Answer<(ArtifactOwner, ExperimentId)> {
         match self {
             Self::Run { run, .. } if run.info.stage == LifecycleStage::Deleted => {
                 Err(Failure::invalid("the run is deleted: restore it first"))
             }
-            Self::Run { run, .. } => Ok((ArtifactOwner::Run(run.id()), &run.info.experiment)),
-            Self::LoggedModel { model, .. } => Ok((ArtifactOwner::LoggedModel(model.id.clone()), &model.experiment)),
+            Self::Run { run, .. } => Ok((run.id().into(), run.info.experiment_id)),
+            Self::LoggedModel { model, .. } => Ok((model.id.into(), model.experiment)),
             Self::Version { .. } => {
                 Err(Failure::invalid("the files of a model version are those that were registered: they do not change"))
             }
@@ -100,7 +100,7 @@ impl Server {
             }
             [experiment, "models", id, "artifacts", rest @ ..] => {
                 let model = self.logged_model(who, id).await?;
-                let of = self.tracking.experiment(&model.experiment).await?;
+                let of = self.tracking.experiment_by_id(model.experiment).await?;
                 if wire_id(&of.name, of.id) != *experiment {
                     return Err(missing());
                 }
@@ -120,9 +120,9 @@ impl Server {
     /// All files of whoever `place` is among.
     pub(super) async fn files_of(&self, place: &Place) -> Answer<Vec<Artifact>> {
         Ok(match place {
-            Place::Run { run, .. } => self.tracking.artifacts(&ArtifactOwner::Run(run.id()), "").await?,
+            Place::Run { run, .. } => self.tracking.artifacts(run.id().into(), "").await?,
             Place::LoggedModel { model, .. } => {
-                self.tracking.artifacts(&ArtifactOwner::LoggedModel(model.id.clone()), "").await?
+                self.tracking.artifacts(model.id.into(), "").await?
             }
             Place::Version { version, .. } => self.package_files(&version.package).await?,
         })
@@ -131,14 +131,14 @@ impl Server {
     pub(super) async fn list_run_artifacts(&self, who: &Principal, args: Args) -> Answer {
         let run = self.run_of(who, args.text_or("run_id", "run_uuid")?).await?;
         let folder = args.opt_text("path")?.unwrap_or_default();
-        let files = self.tracking.artifacts(&ArtifactOwner::Run(run.id()), "").await?;
+        let files = self.tracking.artifacts(run.id().into(), "").await?;
         Ok(json!({ "root_uri": self.run_uri(&run).await?, "files": listing(&files, folder, folder.trim_matches('/')) }))
     }
 
     pub(super) async fn list_model_artifacts(&self, who: &Principal, args: Args) -> Answer {
         let model = self.logged_model(who, args.text("model_id")?).await?;
         let folder = args.opt_text("artifact_directory_path")?.unwrap_or_default();
-        let files = self.tracking.artifacts(&ArtifactOwner::LoggedModel(model.id.clone()), "").await?;
+        let files = self.tracking.artifacts(model.id.into(), "").await?;
         let uri = self.model_uri(&model).await?;
         Ok(json!({ "root_uri": uri, "files": listing(&files, folder, folder.trim_matches('/')) }))
     }
@@ -191,7 +191,8 @@ async fn upload(State(server): State<Arc<Server>>, Path(path): Path<String>, req
     let place = server.place(&who, &path).await?;
     let (owner, experiment) = place.owner()?;
     // Asked before the bytes are read, and again by the registry.
-    server.may(&who, Permission::Track, Resource::experiment(experiment))?;
+    let experiment = server.tracking.experiment_by_id(experiment).await?;
+    server.may(&who, Permission::Track, Resource::experiment(experiment.name))?;
     if place.path().is_empty() {
         return Err(Failure::invalid("Invalid path: it names no file"));
     }
@@ -209,7 +210,7 @@ async fn upload(State(server): State<Arc<Server>>, Path(path): Path<String>, req
     });
     let blob = server.store.put_blob(pieces).await?;
     let artifact = Artifact::new(place.path(), blob.digest, blob.bytes);
-    server.tracking.put_artifact(&who, &owner, artifact, ArtifactMode::Overwrite).await?;
+    server.tracking.put_artifact(&who, owner, artifact, ArtifactMode::Overwrite).await?;
     Ok(axum::Json(json!({})).into_response())
 }
 
@@ -221,7 +222,7 @@ async fn remove(State(server): State<Arc<Server>>, Path(path): Path<String>, hea
     let files = server.files_of(&place).await?;
     let gone = |file: &&Artifact| place.path().is_empty() || file.path == place.path() || file.path.starts_with(&within);
     for file in files.iter().filter(gone) {
-        server.tracking.remove_artifact(&who, &owner, &file.path).await?;
+        server.tracking.remove_artifact(&who, owner, &file.path).await?;
     }
     Ok(axum::Json(json!({})).into_response())
 }

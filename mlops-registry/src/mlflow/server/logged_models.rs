@@ -1,6 +1,6 @@
 //! `logged-models/…`: what a run made, before and beside its registration.
 
-use mlops_core::{Principal, Resource};
+use mlops_core::{Clock as _, Principal, Resource, SystemClock};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -9,45 +9,49 @@ use super::experiments::{location, search, tags, wire_id, with_token};
 use super::failure::{Answer, Failure};
 use super::runs::run_id;
 use crate::mlflow::wire;
-use crate::{DatasetFilter, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel};
+use crate::{DatasetFilter, LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel};
 
 impl Server {
     pub(super) async fn logged_model(&self, who: &Principal, id: &str) -> Answer<LoggedModel> {
         let missing = || Failure::missing(format!("Logged model with ID '{id}' not found."));
         let parsed: LoggedModelId = id.parse().map_err(|_| missing())?;
-        let model = self.tracking.logged_model(&parsed).await.map_err(|error| match error.is_not_found() {
+        let model = self.tracking.logged_model(parsed).await.map_err(|error| match error.is_not_found() {
             true => missing(),
             false => Failure::from(error),
         })?;
-        self.may_read(who, Resource::experiment(&model.experiment))?;
-        Ok(model)
+        let experiment = self.tracking.experiment_by_id(model.experiment).await?;
+        self.may_read(who, Resource::experiment(&experiment.name))?;
+        match model.stage {
+            LifecycleStage::Active => Ok(model),
+            LifecycleStage::Deleted => Err(missing()),
+        }
     }
 
     pub(super) async fn model_uri(&self, model: &LoggedModel) -> Answer<String> {
-        let at = location(&self.tracking.experiment(&model.experiment).await?);
-        Ok(format!("{}/models/{}/artifacts", at.trim_end_matches('/'), model.id.as_str()))
+        let at = location(&self.tracking.experiment_by_id(model.experiment).await?);
+        Ok(format!("{}/models/{}/artifacts", at.trim_end_matches('/'), model.id.to_string()))
     }
 
     async fn logged_message(&self, model: &LoggedModel) -> Answer {
-        let experiment = self.tracking.experiment(&model.experiment).await?;
+        let experiment = self.tracking.experiment_by_id(model.experiment).await?;
         let id = wire_id(&experiment.name, experiment.id);
         let metric = |m: &crate::ModelMetric| {
             let mut one = json!({
-                "key": m.point.key,
-                "value": wire::number(m.point.value),
-                "timestamp": wire::millis(m.point.at),
-                "step": m.point.step,
-                "model_id": model.id.as_str(),
+                "key": m.metric.key,
+                "value": wire::number(m.metric.value),
+                "timestamp": wire::millis(m.metric.at),
+                "step": m.metric.step,
+                "model_id": model.id.to_string(),
                 "run_id": wire::hex(m.run.as_uuid()),
             });
-            if let Some(dataset) = &m.point.dataset {
+            if let Some(dataset) = &m.metric.dataset {
                 one["dataset_name"] = dataset.name.as_str().into();
                 one["dataset_digest"] = dataset.digest.as_str().into();
             }
             one
         };
         let mut info = json!({
-            "model_id": model.id.as_str(),
+            "model_id": model.id.to_string(),
             "experiment_id": id,
             "name": model.name,
             "creation_timestamp_ms": wire::millis(model.created_at),
@@ -56,7 +60,6 @@ impl Server {
             "status": model.status.as_str(),
             "creator_id": model.author,
             "model_type": model.model_type,
-            "status_message": model.status_message,
             "tags": tags(&model.tags),
         });
         if let Some(run) = model.source_run {
@@ -77,9 +80,12 @@ impl Server {
 
     pub(super) async fn create_logged_model(&self, who: &Principal, args: Args) -> Answer {
         let experiment = self.experiment(who, args.text("experiment_id")?).await?;
-        let mut new = NewLoggedModel::new(&experiment.name);
-        new.name = args.opt_text("name")?.unwrap_or_default().to_owned();
-        new.model_type = args.opt_text("model_type")?.unwrap_or_default().to_owned();
+        let id = LoggedModelId::new(SystemClock.now());
+        // The last digits are the random ones.
+        let usual = format!("model-{}", &id.to_string()[26..]);
+        let name = args.opt_text("name")?.filter(|name| !name.is_empty()).unwrap_or(&usual);
+        let mut new = NewLoggedModel::new(experiment.id, name).id(id);
+        new.model_type = args.opt_text("model_type")?.filter(|kind| !kind.is_empty()).map(str::to_owned);
         new.source_run = args.opt_text("source_run_id")?.filter(|id| !id.is_empty()).map(run_id).transpose()?;
         new.params = args.pairs("params")?;
         new.tags = args.pairs("tags")?;
@@ -98,19 +104,19 @@ impl Server {
         let status = LoggedModelStatus::ALL.into_iter().find(|status| status.as_str() == wanted).ok_or_else(|| {
             Failure::invalid(format!("Invalid model status: {wanted:?}. Expected LOGGED_MODEL_READY or LOGGED_MODEL_UPLOAD_FAILED."))
         })?;
-        let model = self.tracking.finish_logged_model(who, &model.id, status).await?;
+        let model = self.tracking.finish_logged_model(who, model.id, status).await?;
         self.answer(&model).await
     }
 
     pub(super) async fn delete_logged_model(&self, who: &Principal, args: Args) -> Answer {
         let model = self.logged_model(who, args.text("model_id")?).await?;
-        self.tracking.delete_logged_model(who, &model.id).await?;
+        self.tracking.delete_logged_model(who, model.id).await?;
         Ok(json!({}))
     }
 
     async fn edit_logged_model(&self, who: &Principal, args: &Args, edit: LoggedModelEdit) -> Answer<LoggedModel> {
         let model = self.logged_model(who, args.text("model_id")?).await?;
-        Ok(self.tracking.edit_logged_model(who, &model.id, edit).await?)
+        Ok(self.tracking.edit_logged_model(who, model.id, edit).await?)
     }
 
     pub(super) async fn set_logged_model_tags(&self, who: &Principal, args: Args) -> Answer {
@@ -134,14 +140,7 @@ impl Server {
     }
 
     pub(super) async fn search_logged_models(&self, who: &Principal, args: Args) -> Answer {
-        let mut names = Vec::new();
-        for id in args.texts("experiment_ids")? {
-            match self.experiment(who, &id).await {
-                Ok(experiment) => names.push(experiment.name),
-                Err(failure) if failure.code == wire::Code::ResourceDoesNotExist => {}
-                Err(failure) => return Err(failure),
-            }
-        }
+        let experiments = self.experiments(who, &args).await?;
         let mut search = search(&args.without("order_by"), 50, 1_000)?;
         let dataset = |args: &Args| -> Answer<Option<DatasetFilter>> {
             let Some(name) = args.opt_text("dataset_name")?.filter(|name| !name.is_empty()) else { return Ok(None) };
@@ -164,10 +163,10 @@ impl Server {
                 None => search.order_by(key),
             };
         }
-        if names.is_empty() {
+        if experiments.is_empty() {
             return Ok(json!({}));
         }
-        let page = self.tracking.search_logged_models(&names, search).await?;
+        let page = self.tracking.search_logged_models(&experiments, search).await?;
         let mut models: Vec<Value> = Vec::with_capacity(page.items.len());
         for model in &page.items {
             models.push(self.logged_message(model).await?);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mlops_core::package::Manifest;
-use mlops_core::{Clock as _, Digest, Error as CoreError, ModelRef, Principal, PromotionId, Resource, RunId, SystemClock};
+use mlops_core::{Clock as _, Digest, Error as CoreError, Principal, PromotionId, Resource, RunId, SystemClock};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
@@ -220,10 +220,9 @@ impl Server {
             }
             Place::LoggedModel { model, path: String::new() }
         } else if let Some(reference) = source.strip_prefix("models:/") {
-            let reference: ModelRef = reference.parse()?;
-            self.may_read(who, Resource::model(reference.name()))?;
-            let found = mlops_core::ModelSource::resolve(&*self.source, &reference).await?;
-            Place::Version { version: self.version_of(who, reference.name(), found.version).await?, path: String::new() }
+            let (name, number) = reference.rsplit_once('/').ok_or_else(elsewhere)?;
+            let number = number.parse().map_err(|_| elsewhere())?;
+            Place::Version { version: self.version_of(who, name, number).await?, path: String::new() }
         } else if let Some(path) = source.strip_prefix("mlflow-artifacts:/") {
             self.place(who, path.trim_start_matches('/')).await?
         } else {
@@ -325,8 +324,9 @@ impl Server {
     pub(super) async fn transition_stage(&self, who: &Principal, args: Args) -> Answer {
         let version = self.version(who, &args).await?;
         let archive = args.opt_flag("archive_existing_versions")?.unwrap_or(false);
-        let new = NewStageMove::new(&version.model, version.version, args.text("stage")?).reason(REASON);
-        self.registry.move_stage(who, new.archive_existing(archive)).await?;
+        let mut new = NewStageMove::new(&version.model, version.version, args.text("stage")?).reason(REASON);
+        new.archive_existing = archive;
+        self.registry.move_stage(who, new).await?;
         let version = self.registry.version(&version.model, version.version).await?;
         Ok(json!({ "model_version": version_message(&version) }))
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mlops_core::{Clock as _, Principal, Resource, RunId, SystemClock};
+use mlops_core::{Clock as _, ExperimentId, Principal, Resource, RunId, SystemClock};
 use serde_json::{Value, json};
 
 use super::Server;
@@ -11,7 +11,8 @@ use super::experiments::{location, search, stage, tags, view, wire_id, with_toke
 use super::failure::{Answer, Failure};
 use crate::mlflow::wire;
 use crate::{
-    LifecycleStage, LogBatch, LoggedModelId, Metric, ModelRole, NewRun, Run, RunEdit, RunInput, RunModel, RunStatus,
+    LifecycleStage, LogBatch, LoggedModelId, Metric, MetricDataset, NewRun, Run, RunEdit, RunInput, RunModel,
+    RunModelRole, RunStatus,
 };
 
 const NAME_TAG: &str = "mlflow.runName";
@@ -43,7 +44,7 @@ fn read_metric(args: &Args) -> Answer<Metric> {
     metric.model = args.opt_text("model_id")?.filter(|id| !id.is_empty()).map(str::parse).transpose()?;
     let name = args.opt_text("dataset_name")?.filter(|name| !name.is_empty());
     if let (Some(name), Some(digest)) = (name, args.opt_text("dataset_digest")?) {
-        metric = metric.on(name, digest);
+        metric = metric.on(MetricDataset::new(name, digest));
     }
     Ok(metric)
 }
@@ -57,8 +58,8 @@ fn status(text: &str) -> Answer<RunStatus> {
 fn input(args: &Args) -> Answer<RunInput> {
     let dataset = args.object("dataset")?.ok_or_else(|| Failure::invalid("Missing value for required parameter 'dataset'."))?;
     let mut tags = args.pairs("tags")?;
-    let mut input = RunInput::new(dataset.text("name")?, dataset.text("digest")?);
-    input.context = tags.remove(CONTEXT_TAG).unwrap_or_default();
+    let context = tags.remove(CONTEXT_TAG).unwrap_or_default();
+    let mut input = RunInput::new(dataset.text("name")?, dataset.text("digest")?, context);
     input.tags = tags;
     input.source_type = dataset.opt_text("source_type")?.unwrap_or_default().to_owned();
     input.source = dataset.opt_text("source")?.unwrap_or_default().to_owned();
@@ -88,6 +89,19 @@ fn input_message(input: &RunInput) -> Value {
 }
 
 impl Server {
+    /// The experiments that a search is in, those that exist: one that does not has nothing in it.
+    pub(super) async fn experiments(&self, who: &Principal, args: &Args) -> Answer<Vec<ExperimentId>> {
+        let mut found = Vec::new();
+        for id in args.texts("experiment_ids")? {
+            match self.experiment(who, &id).await {
+                Ok(experiment) => found.push(experiment.id),
+                Err(failure) if failure.code == wire::Code::ResourceDoesNotExist => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(found)
+    }
+
     /// The run, if the caller may look at it.
     async fn run(&self, who: &Principal, args: &Args) -> Answer<Run> {
         self.run_of(who, args.text_or("run_id", "run_uuid")?).await
@@ -140,11 +154,11 @@ impl Server {
     }
 
     pub(super) async fn run_message(&self, run: &Run) -> Answer {
-        let used = |role: ModelRole, full: bool| -> Vec<Value> {
+        let used = |role: RunModelRole, full: bool| -> Vec<Value> {
             let of = run.models.iter().filter(|model| model.role == role);
             of.map(|model| match full {
-                true => json!({ "model_id": model.model.as_str(), "step": model.step }),
-                false => json!({ "model_id": model.model.as_str() }),
+                true => json!({ "model_id": model.model.to_string(), "step": model.step }),
+                false => json!({ "model_id": model.model.to_string() }),
             })
             .collect()
         };
@@ -166,9 +180,9 @@ impl Server {
             },
             "inputs": {
                 "dataset_inputs": run.inputs.iter().map(input_message).collect::<Vec<_>>(),
-                "model_inputs": used(ModelRole::Input, false),
+                "model_inputs": used(RunModelRole::Input, false),
             },
-            "outputs": { "model_outputs": used(ModelRole::Output, true) },
+            "outputs": { "model_outputs": used(RunModelRole::Output, true) },
         }))
     }
 
@@ -177,7 +191,7 @@ impl Server {
         let mut all = args.pairs("tags")?;
         let id = RunId::new(SystemClock.now());
         let given = args.opt_text("run_name")?.unwrap_or_default().to_owned();
-        let tagged = all.remove(NAME_TAG).unwrap_or_default();
+        let tagged = all.get(NAME_TAG).cloned().unwrap_or_default();
         if !given.is_empty() && !tagged.is_empty() && given != tagged {
             return Err(Failure::invalid(format!(
                 "Both 'run_name' argument and 'mlflow.runName' tag are specified, but with different values \
@@ -187,11 +201,11 @@ impl Server {
         let name = [given, tagged].into_iter().find(|name| !name.is_empty());
         // The last digits are the random ones.
         let name = name.unwrap_or_else(|| format!("run-{}", &wire::hex(id.as_uuid())[24..]));
+        all.insert(NAME_TAG.to_owned(), name.clone());
         let mut new = NewRun::new(&experiment.name).id(id).name(name);
         if let Some(parent) = all.get(PARENT_TAG).and_then(|parent| parent.parse::<RunId>().ok())
             && self.tracking.run(parent).await.is_ok_and(|run| run.info.experiment == experiment.name)
         {
-            all.remove(PARENT_TAG);
             new = new.parent(parent);
         }
         new.tags = all;
@@ -208,12 +222,17 @@ impl Server {
     pub(super) async fn update_run(&self, who: &Principal, args: Args) -> Answer {
         let id = self.open_run(who, &args).await?;
         let mut edit = RunEdit::new();
+        let mut batch = LogBatch::new();
         if let Some(text) = args.opt_text("status")? {
             edit = edit.status(status(text)?);
         }
         edit.ended_at = args.opt_time("end_time")?;
         if let Some(name) = args.opt_text("run_name")?.filter(|name| !name.is_empty()) {
             edit = edit.name(name);
+            batch = batch.tag(NAME_TAG, name);
+        }
+        if !batch.tags.is_empty() {
+            self.tracking.log_batch(who, id, batch).await?;
         }
         let run = self.tracking.edit_run(who, id, edit).await?;
         Ok(json!({ "run_info": self.info(&run).await? }))
@@ -231,9 +250,9 @@ impl Server {
         Ok(json!({}))
     }
 
-    async fn log(&self, who: &Principal, args: &Args, mut batch: LogBatch) -> Answer {
+    async fn log(&self, who: &Principal, args: &Args, batch: LogBatch) -> Answer {
         let id = self.open_run(who, args).await?;
-        if let Some(name) = batch.tags.remove(NAME_TAG).filter(|name| !name.is_empty()) {
+        if let Some(name) = batch.tags.get(NAME_TAG).filter(|name| !name.is_empty()) {
             self.tracking.edit_run(who, id, RunEdit::new().name(name)).await?;
         }
         self.tracking.log_batch(who, id, batch).await?;
@@ -308,18 +327,21 @@ impl Server {
         if !inputs.is_empty() {
             self.tracking.log_inputs(who, id, inputs).await?;
         }
-        self.log_models(who, id, &args, ModelRole::Input).await
+        self.log_models(who, id, &args, RunModelRole::Input).await
     }
 
     pub(super) async fn log_outputs(&self, who: &Principal, args: Args) -> Answer {
         let id = self.open_run(who, &args).await?;
-        self.log_models(who, id, &args, ModelRole::Output).await
+        self.log_models(who, id, &args, RunModelRole::Output).await
     }
 
-    async fn log_models(&self, who: &Principal, run: RunId, args: &Args, role: ModelRole) -> Answer {
+    async fn log_models(&self, who: &Principal, run: RunId, args: &Args, role: RunModelRole) -> Answer {
         let model = |args: &Args| -> Answer<RunModel> {
             let id: LoggedModelId = args.text("model_id")?.parse()?;
-            Ok(RunModel::new(id, role).step(args.opt_integer("step")?.unwrap_or(0)))
+            Ok(match role {
+                RunModelRole::Input => RunModel::input(id),
+                _ => RunModel::output(id, args.opt_integer("step")?.unwrap_or(0)),
+            })
         };
         let models = args.objects("models")?.iter().map(model).collect::<Answer<Vec<_>>>()?;
         if !models.is_empty() {
@@ -348,27 +370,11 @@ impl Server {
 
     pub(super) async fn search_runs(&self, who: &Principal, args: Args) -> Answer {
         let search = search(&args, 1_000, 50_000)?.view(view(&args, "run_view_type")?);
-        let mut names = Vec::new();
-        for id in args.texts("experiment_ids")? {
-            match self.experiment(who, &id).await {
-                Ok(experiment) => names.push(experiment.name),
-                // One that does not exist has no runs.
-                Err(failure) if failure.code == wire::Code::ResourceDoesNotExist => {}
-                Err(failure) => return Err(failure),
-            }
+        let experiments = self.experiments(who, &args).await?;
+        if experiments.is_empty() {
+            return Ok(json!({}));
         }
-        let page = if names.is_empty() {
-            // The filter is checked all the same.
-            self.tracking.search_runs(&["\u{1}".to_owned()], search).await.map_or_else(
-                |error| match error.is_not_found() {
-                    true => Ok(crate::Page::new(Vec::new(), None)),
-                    false => Err(error),
-                },
-                Ok,
-            )?
-        } else {
-            self.tracking.search_runs(&names, search).await?
-        };
+        let page = self.tracking.search_runs(&experiments, search).await?;
         let mut runs = Vec::with_capacity(page.items.len());
         for run in &page.items {
             runs.push(self.run_message(run).await?);
@@ -377,20 +383,11 @@ impl Server {
     }
 
     pub(super) async fn metric_history(&self, who: &Principal, args: Args) -> Answer {
-        const PAGE: usize = 25_000;
+        const PAGE: i64 = 25_000;
         let run = self.run(who, &args).await?;
-        let points = self.tracking.metric_history(run.id(), args.text("metric_key")?).await?;
-        let wrong = |field: &str| Failure::invalid(format!("Invalid value for parameter '{field}' supplied."));
-        let limit = match args.opt_integer("max_results")? {
-            None => PAGE,
-            Some(limit) => usize::try_from(limit).map_err(|_| wrong("max_results"))?.clamp(1, PAGE),
-        };
-        let from = match args.opt_text("page_token")?.filter(|token| !token.is_empty()) {
-            None => 0,
-            Some(token) => token.parse::<usize>().map_err(|_| wrong("page_token"))?,
-        };
-        let to = from.saturating_add(limit).min(points.len());
-        let page: Vec<Value> = points.get(from..to).unwrap_or_default().iter().map(metric).collect();
-        Ok(with_token(json!({ "metrics": page }), (to < points.len()).then(|| to.to_string())))
+        let limit = args.opt_integer("max_results")?.unwrap_or(PAGE).clamp(1, PAGE);
+        let token = args.opt_text("page_token")?.filter(|token| !token.is_empty());
+        let page = self.tracking.metric_page(run.id(), args.text("metric_key")?, limit as usize, token).await?;
+        Ok(with_token(json!({ "metrics": page.items.iter().map(metric).collect::<Vec<_>>() }), page.next))
     }
 }
