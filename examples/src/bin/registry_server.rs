@@ -103,11 +103,14 @@ async fn token(place: &Place, name: &str, roles: &[RoleName], days: u16) -> Resu
     let (registry, _) = place.open().await?;
     // Whoever may write to the database makes tokens of any kind; this says who did.
     let root = Principal::new("registry_server").with_role(Role::Admin);
-    let mut new = NewToken::new(Duration::from_secs(u64::from(days) * 24 * 3600)).speaks_as(name).because("made on the command line");
+    let mut new = NewToken::new(Duration::from_secs(u64::from(days) * 24 * 3600))
+        .speaks_as(name)
+        .because("made on the command line");
     for role in roles {
         new = new.role(role.role());
     }
-    let (token, _) = Tokens::new(registry.clone()).longest(Duration::from_secs(366 * 24 * 3600)).issue(&root, new).await?;
+    let (token, _) =
+        Tokens::new(registry.clone()).longest(Duration::from_secs(366 * 24 * 3600)).issue(&root, new).await?;
     println!("{}", token.reveal());
     registry.close().await;
     Ok(())
@@ -126,7 +129,8 @@ async fn serve(place: &Place, listen: SocketAddr, tokens: bool) -> Result<(), Fa
         // A page of another site that runs in a browser on this machine reaches loopback addresses, too.
         server = server.only_hosts(["localhost", "127.0.0.1", "[::1]"]);
     }
-    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
+    let listener =
+        tokio::net::TcpListener::bind(listen).await.map_err(|error| format!("cannot listen on {listen}: {error}"))?;
     let address = listener.local_addr()?;
     println!("listening on http://{address}, {registry}");
     if open {

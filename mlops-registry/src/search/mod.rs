@@ -49,9 +49,9 @@ use std::fmt::{self, Display};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::page::{Page, Search};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(crate) use self::page::{Plan, Position};
-pub use self::page::{Page, Search};
 pub use self::value::{Searched, Value};
 
 /// Whether a thing is in use or was deleted and may be restored.

@@ -223,7 +223,12 @@ fn statement(
         sql.push("d.").push(named.owner).push(" = ").push(named.of).push(" AND ");
     }
     if let Some((walk, named)) = &walks {
-        sql.push("k0.").push(named.owner).push(" = ").push(named.of).push(" AND k0.name = ").bind(walk.metric.to_owned());
+        sql.push("k0.")
+            .push(named.owner)
+            .push(" = ")
+            .push(named.of)
+            .push(" AND k0.name = ")
+            .bind(walk.metric.to_owned());
         sql.push(if walk.class == Class::Nan { " AND k0.is_nan = 1 AND " } else { " AND k0.is_nan = 0 AND " });
         if walk.class == Class::Number {
             let at = at(0).map(|value| bound(value, true));
@@ -316,7 +321,12 @@ impl Layout {
             sql.push(" OR ");
         }
         if named.owner.contains(',') {
-            sql.push(named.of).push(" IN (SELECT ").push(named.owner).push(" FROM ").push(named.table).push(" t WHERE ");
+            sql.push(named.of)
+                .push(" IN (SELECT ")
+                .push(named.owner)
+                .push(" FROM ")
+                .push(named.table)
+                .push(" t WHERE ");
         } else {
             sql.push("EXISTS (SELECT 1 FROM ").push(named.table).push(" t WHERE t.").push(named.owner).push(" = ");
             sql.push(named.of).push(" AND ");

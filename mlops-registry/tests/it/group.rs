@@ -35,7 +35,8 @@ async fn each_call_of_a_group_keeps_or_loses_its_own_work_alone() {
                         let run = registry.start_run(&ana, NewRun::new("e").id(id).tag("try", "1")).await.unwrap();
                         let changed = LogBatch::new().param("lr", 1).metric("m", 1.0, 0, SystemClock.now());
                         registry.log_batch(&ana, run.id(), changed).await.unwrap();
-                        let other = LogBatch::new().param("lr", 2).tag("try", "2").metric("m", 2.0, 1, SystemClock.now());
+                        let other =
+                            LogBatch::new().param("lr", 2).tag("try", "2").metric("m", 2.0, 1, SystemClock.now());
                         registry.log_batch(&ana, run.id(), other).await.unwrap_err();
                         let run = registry.run(id).await.unwrap();
                         assert_eq!((&*run.params["lr"], &*run.tags["try"]), ("1", "1"));

@@ -79,8 +79,7 @@ impl Args {
 
     /// Text that may be empty but must be there.
     pub(super) fn any_text(&self, name: &str) -> Answer<&str> {
-        self.opt_text(name)?
-            .ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))
+        self.opt_text(name)?.ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))
     }
 
     /// Text that must be there and say something.
@@ -112,16 +111,18 @@ impl Args {
 
     /// A version: a number above 0, mostly sent as a string.
     pub(super) fn version(&self, name: &str) -> Answer<u64> {
-        let value =
-            self.value(name).ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))?;
+        let value = self
+            .value(name)
+            .ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))?;
         wire::read_integer(value)
             .and_then(|version| u64::try_from(version).ok())
             .ok_or_else(|| Self::wrong(name, value, "the number of a version"))
     }
 
     pub(super) fn number(&self, name: &str) -> Answer<f64> {
-        let value =
-            self.value(name).ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))?;
+        let value = self
+            .value(name)
+            .ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))?;
         wire::read_number(value).ok_or_else(|| Self::wrong(name, value, "a number"))
     }
 
@@ -145,7 +146,13 @@ impl Args {
 
     /// The same without one field.
     pub(super) fn without(&self, name: &str) -> Self {
-        Self(self.0.iter().filter(|(field, _)| *field != name).map(|(field, value)| (field.clone(), value.clone())).collect())
+        Self(
+            self.0
+                .iter()
+                .filter(|(field, _)| *field != name)
+                .map(|(field, value)| (field.clone(), value.clone()))
+                .collect(),
+        )
     }
 
     /// A list of texts; one text alone is a list of one, as a query gives it.
@@ -203,7 +210,8 @@ mod tests {
     fn a_query_and_a_body_read_alike() {
         let query = Args::query("name=a%20b&order_by=x&order_by=y+z&max_results=3&empty=&n=1.5");
         let body =
-            Args::body(br#"{"name":"a b","order_by":["x","y z"],"max_results":"3","empty":"","n":1.5,"gone":null}"#).unwrap();
+            Args::body(br#"{"name":"a b","order_by":["x","y z"],"max_results":"3","empty":"","n":1.5,"gone":null}"#)
+                .unwrap();
         for args in [query, body] {
             assert_eq!(args.text("name").unwrap(), "a b");
             assert_eq!(args.texts("order_by").unwrap(), ["x", "y z"]);

@@ -121,9 +121,7 @@ impl Server {
     pub(super) async fn files_of(&self, place: &Place) -> Answer<Vec<Artifact>> {
         Ok(match place {
             Place::Run { run, .. } => self.tracking.artifacts(run.id().into(), "").await?,
-            Place::LoggedModel { model, .. } => {
-                self.tracking.artifacts(model.id.into(), "").await?
-            }
+            Place::LoggedModel { model, .. } => self.tracking.artifacts(model.id.into(), "").await?,
             Place::Version { version, .. } => self.package_files(&version.package).await?,
         })
     }
@@ -174,7 +172,8 @@ async fn download(State(server): State<Arc<Server>>, Path(path): Path<String>, h
     let stream = blob.stream().inspect_err(|error| tracing::error!(%error, "an artifact could not be read to its end"));
     let mut response = Body::from_stream(stream).into_response();
     let name = file.path.rsplit('/').next().unwrap_or_default();
-    let plain: String = name.chars().map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) { c } else { '_' }).collect();
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_graphic() && !"\"\\%".contains(c) { c } else { '_' }).collect();
     let set = response.headers_mut();
     set.insert(header::CONTENT_LENGTH, length.into());
     // Nothing that somebody stored is shown as a page of this server.
@@ -198,7 +197,8 @@ async fn upload(State(server): State<Arc<Server>>, Path(path): Path<String>, req
     }
     let most = server.largest_artifact;
     let too_large = || Failure::new(Code::TooLarge, format!("an artifact may have at most {most} bytes"));
-    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced =
+        request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > most) {
         return Err(too_large());
     }
@@ -220,7 +220,8 @@ async fn remove(State(server): State<Arc<Server>>, Path(path): Path<String>, hea
     let (owner, _) = place.owner()?;
     let within = format!("{}/", place.path());
     let files = server.files_of(&place).await?;
-    let gone = |file: &&Artifact| place.path().is_empty() || file.path == place.path() || file.path.starts_with(&within);
+    let gone =
+        |file: &&Artifact| place.path().is_empty() || file.path == place.path() || file.path.starts_with(&within);
     for file in files.iter().filter(gone) {
         server.tracking.remove_artifact(&who, owner, &file.path).await?;
     }
@@ -245,7 +246,9 @@ mod tests {
     fn a_listing_has_files_and_folders_of_one_folder() {
         let file = |path: &str| Artifact::new(path, Digest::of(path.as_bytes()), path.len() as u64);
         let files = ["a", "b/c", "b/d/e", "bb/f"].map(file);
-        let seen = |folder: &str| listing(&files, folder, "").into_iter().map(|f| f["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let seen = |folder: &str| {
+            listing(&files, folder, "").into_iter().map(|f| f["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(seen(""), ["a", "b", "bb"]);
         assert_eq!(seen("b/"), ["c", "d"]);
         assert_eq!(seen("b/d"), ["e"]);

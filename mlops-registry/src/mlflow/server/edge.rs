@@ -44,25 +44,25 @@ fn host_name(host: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// Refuses what a browser sends for a page of another site, and what is addressed to a name that is not this server's.
-/// Python clients send no `Origin`.
-pub(super) async fn from_here(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
-    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+/// Why a call is not for this server: a browser sends it for a page of another site, or it is addressed to a name that is
+/// not this server's. Python clients send no `Origin`.
+fn foreign(server: &Server, request: &Request) -> Option<String> {
+    let text = |name: header::HeaderName| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
     let host = text(header::HOST).or_else(|| request.uri().authority().map(|a| a.as_str())).unwrap_or_default();
-    let refuse = |message: String| Failure::new(Code::PermissionDenied, message).into_response();
-    if let Some(hosts) = &server.hosts
-        && !hosts.contains(&host_name(host))
-    {
-        return refuse(format!("this server is not called {host:?}"));
+    if server.hosts.as_ref().is_some_and(|hosts| !hosts.contains(&host_name(host))) {
+        return Some(format!("this server is not called {host:?}"));
     }
-    let foreign = text(header::ORIGIN).is_some_and(|origin| match origin.split_once("://") {
-        Some((_, from)) => !from.eq_ignore_ascii_case(host),
-        None => true,
-    });
-    if foreign || text(header::HeaderName::from_static("sec-fetch-site")).is_some_and(|site| site == "cross-site") {
-        return refuse("calls from pages of other sites are refused".to_owned());
+    let elsewhere = |origin: &str| origin.split_once("://").is_none_or(|(_, from)| !from.eq_ignore_ascii_case(host));
+    let cross_site = text(header::HeaderName::from_static("sec-fetch-site")) == Some("cross-site");
+    (cross_site || text(header::ORIGIN).is_some_and(elsewhere))
+        .then(|| "calls from pages of other sites are refused".to_owned())
+}
+
+pub(super) async fn from_here(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    match foreign(&server, &request) {
+        Some(message) => Failure::new(Code::PermissionDenied, message).into_response(),
+        None => next.run(request).await,
     }
-    next.run(request).await
 }
 
 impl Server {

@@ -73,7 +73,9 @@ impl IntoResponse for Failure {
         let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = Json(json!({ "error_code": self.code.as_str(), "message": self.message }));
         match self.code {
-            Code::Unauthenticated => (status, [(header::WWW_AUTHENTICATE, "Basic realm=\"mlflow\"")], body).into_response(),
+            Code::Unauthenticated => {
+                (status, [(header::WWW_AUTHENTICATE, "Basic realm=\"mlflow\"")], body).into_response()
+            }
             Code::TemporarilyUnavailable => (status, [(header::RETRY_AFTER, "1")], body).into_response(),
             _ => (status, body).into_response(),
         }

@@ -9,7 +9,9 @@ use super::experiments::{location, search, tags, wire_id, with_token};
 use super::failure::{Answer, Failure};
 use super::runs::run_id;
 use crate::mlflow::wire;
-use crate::{DatasetFilter, LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel};
+use crate::{
+    DatasetFilter, LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel,
+};
 
 impl Server {
     pub(super) async fn logged_model(&self, who: &Principal, id: &str) -> Answer<LoggedModel> {
@@ -102,7 +104,9 @@ impl Server {
         let model = self.logged_model(who, args.text("model_id")?).await?;
         let wanted = args.text("status")?;
         let status = LoggedModelStatus::ALL.into_iter().find(|status| status.as_str() == wanted).ok_or_else(|| {
-            Failure::invalid(format!("Invalid model status: {wanted:?}. Expected LOGGED_MODEL_READY or LOGGED_MODEL_UPLOAD_FAILED."))
+            Failure::invalid(format!(
+                "Invalid model status: {wanted:?}. Expected LOGGED_MODEL_READY or LOGGED_MODEL_UPLOAD_FAILED."
+            ))
         })?;
         let model = self.tracking.finish_logged_model(who, model.id, status).await?;
         self.answer(&model).await

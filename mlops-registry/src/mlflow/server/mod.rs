@@ -211,10 +211,7 @@ impl MlflowServer {
             .route("/registered-models/get-latest-versions", get(call!(latest_versions)).post(call!(latest_versions)))
             .route("/registered-models/set-tag", post(call!(set_model_tag)))
             .route("/registered-models/delete-tag", delete(call!(delete_model_tag)))
-            .route(
-                "/registered-models/alias",
-                get(call!(get_alias)).post(call!(set_alias)).delete(call!(delete_alias)),
-            )
+            .route("/registered-models/alias", get(call!(get_alias)).post(call!(set_alias)).delete(call!(delete_alias)))
             .route("/model-versions/create", post(call!(create_version)))
             .route("/model-versions/get", get(call!(get_version)))
             .route("/model-versions/update", patch(call!(update_version)))
@@ -232,7 +229,10 @@ impl MlflowServer {
             .nest("/api/2.0/mlflow", api)
             .nest("/api/2.0/mlflow-artifacts", artifacts::router())
             .fallback(async |request: Request| {
-                Failure::new(Code::EndpointNotFound, format!("no such endpoint: {} {}", request.method(), request.uri().path()))
+                Failure::new(
+                    Code::EndpointNotFound,
+                    format!("no such endpoint: {} {}", request.method(), request.uri().path()),
+                )
             })
             .layer(from_fn_with_state(Arc::clone(&self.0), edge::from_here))
             .with_state(Arc::clone(&self.0))
@@ -269,7 +269,8 @@ impl<S: Send + Sync> FromRequest<S> for Call {
 impl Server {
     async fn server_info(&self, _: &mlops_core::Principal, _: Args) -> Answer {
         let off = ["workspaces", "trace_archival", "multipart_uploads", "multipart_downloads"];
-        let mut info: serde_json::Map<_, _> = off.iter().map(|name| (format!("{name}_enabled"), false.into())).collect();
+        let mut info: serde_json::Map<_, _> =
+            off.iter().map(|name| (format!("{name}_enabled"), false.into())).collect();
         info.insert("store_type".to_owned(), "SqlStore".into());
         info.insert("presigned_upload_run_id_supported".to_owned(), false.into());
         info.insert("presigned_upload_model_id_supported".to_owned(), false.into());

@@ -213,10 +213,14 @@ impl Server {
         let place = if let Some(rest) = source.strip_prefix("runs:/") {
             let (run, path) = rest.trim_start_matches('/').split_once('/').unwrap_or((rest, ""));
             Place::Run { run: self.run_of(who, run).await?, path: path.to_owned() }
-        } else if let Some(id) = source.strip_prefix("models:/").filter(|id| id.starts_with("m-") && !id.contains(['/', '@'])) {
+        } else if let Some(id) =
+            source.strip_prefix("models:/").filter(|id| id.starts_with("m-") && !id.contains(['/', '@']))
+        {
             let model = self.logged_model(who, id).await?;
             if model.status != LoggedModelStatus::Ready {
-                return Err(Failure::invalid(format!("The logged model '{id}' is not READY: its files are not all there.")));
+                return Err(Failure::invalid(format!(
+                    "The logged model '{id}' is not READY: its files are not all there."
+                )));
             }
             Place::LoggedModel { model, path: String::new() }
         } else if let Some(reference) = source.strip_prefix("models:/") {

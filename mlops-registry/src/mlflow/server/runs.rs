@@ -38,9 +38,10 @@ pub(super) fn metric(metric: &Metric) -> Value {
 }
 
 fn read_metric(args: &Args) -> Answer<Metric> {
-    let at = args.opt_time("timestamp")?.ok_or_else(|| Failure::invalid("Missing value for required parameter 'timestamp'."))?;
-    let mut metric =
-        Metric::new(args.text("key")?, args.number("value")?, args.opt_integer("step")?.unwrap_or(0), at);
+    let at = args
+        .opt_time("timestamp")?
+        .ok_or_else(|| Failure::invalid("Missing value for required parameter 'timestamp'."))?;
+    let mut metric = Metric::new(args.text("key")?, args.number("value")?, args.opt_integer("step")?.unwrap_or(0), at);
     metric.model = args.opt_text("model_id")?.filter(|id| !id.is_empty()).map(str::parse).transpose()?;
     let name = args.opt_text("dataset_name")?.filter(|name| !name.is_empty());
     if let (Some(name), Some(digest)) = (name, args.opt_text("dataset_digest")?) {
@@ -56,7 +57,8 @@ fn status(text: &str) -> Answer<RunStatus> {
 }
 
 fn input(args: &Args) -> Answer<RunInput> {
-    let dataset = args.object("dataset")?.ok_or_else(|| Failure::invalid("Missing value for required parameter 'dataset'."))?;
+    let dataset =
+        args.object("dataset")?.ok_or_else(|| Failure::invalid("Missing value for required parameter 'dataset'."))?;
     let mut tags = args.pairs("tags")?;
     let context = tags.remove(CONTEXT_TAG).unwrap_or_default();
     let mut input = RunInput::new(dataset.text("name")?, dataset.text("digest")?, context);
@@ -187,7 +189,8 @@ impl Server {
     }
 
     pub(super) async fn create_run(&self, who: &Principal, args: Args) -> Answer {
-        let experiment = self.experiment(who, args.opt_text("experiment_id")?.filter(|id| !id.is_empty()).unwrap_or("0")).await?;
+        let experiment =
+            self.experiment(who, args.opt_text("experiment_id")?.filter(|id| !id.is_empty()).unwrap_or("0")).await?;
         let mut all = args.pairs("tags")?;
         let id = RunId::new(SystemClock.now());
         let given = args.opt_text("run_name")?.unwrap_or_default().to_owned();
@@ -315,7 +318,10 @@ impl Server {
         let id = self.open_run(who, &args).await?;
         let key = args.text("key")?;
         if !self.tracking.run(id).await?.tags.contains_key(key) {
-            return Err(Failure::missing(format!("No tag with name: {key} in run with id {}", wire::hex(id.as_uuid()))));
+            return Err(Failure::missing(format!(
+                "No tag with name: {key} in run with id {}",
+                wire::hex(id.as_uuid())
+            )));
         }
         self.tracking.edit_run(who, id, RunEdit::new().remove_tag(key)).await?;
         Ok(json!({}))
@@ -355,7 +361,8 @@ impl Server {
         const TAG: &str = "mlflow.log-model.history";
         let run = self.run(who, &args).await?;
         let text = args.text("model_json")?;
-        let new: Value = serde_json::from_str(text).map_err(|e| Failure::invalid(format!("'model_json' is not JSON: {e}")))?;
+        let new: Value =
+            serde_json::from_str(text).map_err(|e| Failure::invalid(format!("'model_json' is not JSON: {e}")))?;
         for field in ["artifact_path", "flavors", "run_id"] {
             if new.get(field).is_none() {
                 return Err(Failure::invalid(format!("Missing mandatory fields in 'model_json': {field}")));
@@ -364,7 +371,7 @@ impl Server {
         let mut history: Vec<Value> =
             run.tags.get(TAG).and_then(|old| serde_json::from_str(old).ok()).unwrap_or_default();
         history.push(new);
-        let batch = LogBatch::new().tag(TAG, Value::Array(history));
+        let batch = LogBatch::new().tag(TAG, Value::Array(history).to_string());
         self.log(who, &args, batch).await
     }
 
