@@ -8,6 +8,7 @@ mod durability;
 mod governance;
 mod group;
 mod history;
+mod mlflow;
 
 use mlops_core::store::MemoryStore;
 use mlops_core::{ArtifactStore, Principal, Role};

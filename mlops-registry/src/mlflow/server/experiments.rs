@@ -67,7 +67,7 @@ pub(super) fn search(args: &Args, usual: usize, most: usize) -> Answer<Search> {
             ))
         })?,
     };
-    let mut search = Search::new(args.opt_text("filter")?.unwrap_or_default()).limit(limit);
+    let mut search = Search::new(args.opt_text("filter")?.unwrap_or_default()).limit(limit.min(50_000));
     for order in args.texts("order_by")? {
         search = search.order_by(order);
     }
