@@ -378,8 +378,8 @@ pub mod dataset_store {
 /// Tests of [`AuditLog`]'s contract: `audit_log_conformance!(name, (log, keep_alive))`.
 #[macro_export]
 macro_rules! audit_log_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::__conformance!($suite, $fresh, audit_log;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::__conformance!($(#[$attribute])* $suite, $fresh, audit_log;
             an_empty_log_verifies, entries_come_back_in_order, concurrent_appends_get_distinct_places,
             everything_about_an_event_is_kept, a_repeated_append_adds_nothing, pages_of_any_size_join_up,
             long_and_foreign_text_is_kept, concurrent_repeats_are_one_entry, exports_verify);
@@ -510,8 +510,8 @@ pub mod audit_log {
 /// `token_store_conformance!(name, ((store, its audit log), keep_alive))`.
 #[macro_export]
 macro_rules! token_store_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::__conformance!($suite, $fresh, token_store;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::__conformance!($(#[$attribute])* $suite, $fresh, token_store;
             tokens_read_back, an_id_is_given_once, revoking_is_idempotent_and_audited_once,
             tokens_are_listed_by_age, one_of_many_inserts_wins, issued_tokens_authenticate);
     };
@@ -622,8 +622,8 @@ pub mod token_store {
 /// Tests of [`LineageStore`]'s contract: `lineage_store_conformance!(name, (store, keep_alive))`.
 #[macro_export]
 macro_rules! lineage_store_conformance {
-    ($suite:ident, $fresh:expr) => {
-        $crate::__conformance!($suite, $fresh, lineage_store;
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::__conformance!($(#[$attribute])* $suite, $fresh, lineage_store;
             walks_reach_what_they_should, recording_again_changes_only_facts, cycles_end, unknown_starts_are_not_found,
             every_kind_reads_back);
     };

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use mlops_core::lineage::NodeRef;
 use mlops_core::{Error, Principal, Result};
 
-use crate::tracking::LogBatch;
+use crate::tracking::{LogBatch, RunInput};
 
 /// Longest name of a model, experiment, run, tag, param or metric, in characters.
 pub(crate) const NAME: usize = 250;
@@ -12,8 +13,14 @@ pub(crate) const NAME: usize = 250;
 pub(crate) const ALIAS: usize = 255;
 /// Longest value of a param or a tag, in characters.
 pub(crate) const VALUE: usize = 8_000;
+/// Longest value of a tag of a model or a version, in characters.
+pub(crate) const LABEL: usize = 100_000;
 /// Longest description, reason or comment, in characters.
 pub(crate) const TEXT: usize = 64_000;
+/// Longest path of an artifact, in characters.
+pub(crate) const PATH: usize = 1_000;
+/// Longest schema or profile of a dataset, in characters; MLflow's limit is 2^24 - 1 bytes.
+pub(crate) const SCHEMA: usize = 1 << 20;
 /// Most metrics, params and tags in one batch.
 pub(crate) const BATCH: (usize, usize, usize) = (10_000, 1_000, 1_000);
 /// Most rows that a paged call returns.
@@ -95,7 +102,13 @@ pub(crate) fn tags(tags: &BTreeMap<String, String>) -> Result<()> {
     tags.iter().try_for_each(|(key, value)| name("tag", key).and_then(|()| text("tag value", value, VALUE)))
 }
 
-fn count(what: &str, found: usize, most: usize) -> Result<()> {
+/// Tags of a model or a version, all of them.
+pub(crate) fn labels(tags: &BTreeMap<String, String>) -> Result<()> {
+    count("tags", tags.len(), BATCH.2)?;
+    tags.iter().try_for_each(|(key, value)| name("tag", key).and_then(|()| text("tag value", value, LABEL)))
+}
+
+pub(crate) fn count(what: &str, found: usize, most: usize) -> Result<()> {
     if found > most {
         return Err(Error::invalid(what, format!("{found} in one call; at most {most}, so split them")));
     }
@@ -104,17 +117,76 @@ fn count(what: &str, found: usize, most: usize) -> Result<()> {
 
 pub(crate) fn batch(batch: &LogBatch) -> Result<()> {
     count("metrics", batch.metrics.len(), BATCH.0)?;
-    count("params", batch.params.len(), BATCH.1)?;
     tags(&batch.tags)?;
-    for (key, value) in &batch.params {
-        name("param", key)?;
-        text("param value", value, VALUE)?;
+    params(&batch.params)?;
+    for metric in &batch.metrics {
+        name("metric", &metric.key)?;
+        if let Some(dataset) = &metric.dataset {
+            name("dataset name", &dataset.name)?;
+            name("dataset digest", &dataset.digest)?;
+        }
     }
-    batch.metrics.iter().try_for_each(|metric| name("metric", &metric.key))
+    Ok(())
+}
+
+pub(crate) fn params(params: &BTreeMap<String, String>) -> Result<()> {
+    count("params", params.len(), BATCH.1)?;
+    params.iter().try_for_each(|(key, value)| name("param", key).and_then(|()| text("param value", value, VALUE)))
+}
+
+pub(crate) fn inputs(inputs: &[RunInput]) -> Result<()> {
+    count("inputs", inputs.len(), BATCH.1)?;
+    for input in inputs {
+        name("dataset name", &input.name)?;
+        name("dataset digest", &input.digest)?;
+        text("context", &input.context, NAME)?;
+        text("dataset source type", &input.source_type, NAME)?;
+        text("dataset source", &input.source, TEXT)?;
+        text("dataset schema", input.schema.as_deref().unwrap_or_default(), SCHEMA)?;
+        text("dataset profile", input.profile.as_deref().unwrap_or_default(), SCHEMA)?;
+        tags(&input.tags)?;
+    }
+    Ok(())
+}
+
+/// Where an artifact lies within its owner: names between `/`, none of which leads elsewhere.
+pub(crate) fn path(what: &str, path: &str) -> Result<()> {
+    length(what, path, PATH)?;
+    if path.contains('\\') || path.chars().any(char::is_control) {
+        return Err(Error::invalid(what, format!("{path:?} has a backslash or control characters")));
+    }
+    if path.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+        let reason = format!("{path:?} is not a relative path of names between '/', without '.' and '..'");
+        return Err(Error::invalid(what, reason));
+    }
+    Ok(())
 }
 
 pub(crate) fn principal(who: &Principal) -> Result<()> {
     name("principal", &who.name)
+}
+
+/// A schema of a PostgreSQL database: a name that needs no quotes, and leaves room for a channel's name made from it.
+#[cfg(feature = "postgres")]
+pub(crate) fn schema(name: &str) -> Result<()> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let good =
+        (1..=50).contains(&name.len()) && name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit());
+    if !good || name.starts_with("pg_") {
+        let rule = "must be 1 to 50 lower-case letters, digits and '_', not start with a digit and not with pg_";
+        return Err(Error::invalid("schema", format!("{:?} {rule}", shown(name))));
+    }
+    Ok(())
+}
+
+/// A node of the lineage graph: two ids fit into an index entry of PostgreSQL.
+pub(crate) fn node(node: &NodeRef) -> Result<()> {
+    const BYTES: usize = 1_200;
+    if node.id.len() > BYTES {
+        let (bytes, start) = (node.id.len(), shown(&node.id));
+        return Err(Error::invalid("lineage node", format!("{start:?} ({bytes} bytes) is longer than {BYTES} bytes")));
+    }
+    Ok(())
 }
 
 /// The size of a page.
@@ -146,6 +218,16 @@ mod tests {
         }
         for bad in ["", " a", "a ", "a/b", "a:b", "a@b", "a\n", "a\0b", &"x".repeat(251)] {
             assert!(model(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn paths_stay_within_their_owner() {
+        for good in ["a", "a/b c/d.txt", "模型/é", "..a", "a..", "-", "C:"] {
+            path("path", good).unwrap();
+        }
+        for bad in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a/.", "a\\b", "a\nb", "a\0", &"x".repeat(1_001)] {
+            assert!(path("path", bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,6 +1,7 @@
-use mlops_core::{PromotionId, RunId};
+use mlops_core::PromotionId;
 
-use crate::registry::PromotionState;
+use crate::registry::{PromotionState, Target};
+use crate::tracking::ArtifactOwner;
 
 /// The result of this crate's calls.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -16,27 +17,33 @@ pub enum Error {
     /// `InvalidInput`, `Corrupt`, `Backend`.
     #[error(transparent)]
     Core(#[from] mlops_core::Error),
-    /// The alias is protected and the request has too few approvals.
+    /// The alias or stage is protected and the request has too few approvals that count.
     #[error(
-        "{model} v{version} may not become {alias} yet: {found} of {needed} approvals given, {} missing from {from}",
-        needed - found
+        "{model} v{version} may not become {target} yet: {found} of {needed} approvals given, {} missing from {from}{}; \
+         once promotion {promotion} is approved, promote it",
+        needed - found,
+        in_brackets(ignored)
     )]
     ApprovalMissing {
+        /// The request that waits for them.
+        promotion: PromotionId,
         /// The model.
         model: String,
-        /// The version that was to be pointed at.
+        /// The version that was to move.
         version: u64,
-        /// The alias.
-        alias: String,
+        /// The alias or stage.
+        target: Target,
         /// Approvals that count.
         found: u32,
         /// Approvals that the policy asks for.
         needed: u32,
-        /// The roles that may approve: `a reviewer or admin`.
+        /// Whose approvals would count: `a reviewer or admin`, `ria or zoe`.
         from: String,
+        /// Approvals that were given and do not count, each with the reason.
+        ignored: Vec<String>,
     },
     /// Who registered a version or asked for its promotion does not approve it.
-    #[error("{who} may not approve {model} v{version} as {alias}: {because}, and four eyes are needed")]
+    #[error("{who} may not approve {model} v{version} as {target}: {because}, and four eyes are needed")]
     FourEyes {
         /// Who tried to approve.
         who: String,
@@ -44,22 +51,43 @@ pub enum Error {
         model: String,
         /// The version.
         version: u64,
-        /// The alias.
-        alias: String,
+        /// The alias or stage.
+        target: Target,
         /// What they did themselves: `they registered that version`.
         because: &'static str,
     },
-    /// The alias moves only on passed checks, and some did not pass or there are none.
-    #[error("{model} v{version} may not become {alias}: {reason}")]
+    /// The alias or stage takes only passed checks, and some did not pass, are too old or are not there.
+    #[error("{model} v{version} may not become {target}: {reason}")]
     EvidenceMissing {
         /// The model.
         model: String,
         /// The version.
         version: u64,
-        /// The alias.
-        alias: String,
-        /// Which checks did not pass, or that none is there.
+        /// The alias or stage.
+        target: Target,
+        /// Which checks are missing or did not pass, or how old they are.
         reason: String,
+    },
+    /// Only who asked for a promotion takes it back.
+    #[error(
+        "{who} may not withdraw promotion {promotion}: {asked_by} asked for it, and only they take it back; a reviewer may \
+         reject it"
+    )]
+    NotWhoAsked {
+        /// Who tried to.
+        who: String,
+        /// The request.
+        promotion: PromotionId,
+        /// Who asked for it.
+        asked_by: String,
+    },
+    /// A version that something depends on is not deleted, and its model neither.
+    #[error("{what} may not be deleted: {}", by.join("; "))]
+    Protected {
+        /// What was to be deleted: `prices v3`.
+        what: String,
+        /// What protects it, each with what to do about it.
+        by: Vec<String>,
     },
     /// A request that was decided is not decided again.
     #[error("promotion {id} was {state} already")]
@@ -69,11 +97,11 @@ pub enum Error {
         /// How it ended.
         state: PromotionState,
     },
-    /// A parameter of a run keeps its first value.
-    #[error("param {key:?} of run {run} is {old:?} and may not become {new:?}; log it under another key")]
+    /// A parameter of a run or a logged model keeps its first value.
+    #[error("param {key:?} of {of} is {old:?} and may not become {new:?}; log it under another key")]
     ParamChanged {
-        /// The run.
-        run: RunId,
+        /// The run or the logged model.
+        of: ArtifactOwner,
         /// The parameter.
         key: String,
         /// Its value.
@@ -81,6 +109,10 @@ pub enum Error {
         /// The value that was refused.
         new: String,
     },
+}
+
+fn in_brackets(ignored: &[String]) -> String {
+    if ignored.is_empty() { String::new() } else { format!(" ({})", ignored.join("; ")) }
 }
 
 impl Error {

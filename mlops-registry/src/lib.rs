@@ -19,12 +19,17 @@ pub mod tracking;
 
 pub use self::error::{Error, Result};
 pub use self::registry::{
-    Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Model, ModelRegistry, ModelVersion,
-    NewModel, NewPromotion, NewVersion, Promotion, PromotionKind, PromotionState,
+    Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Hold, Model, ModelEdit, ModelRegistry,
+    ModelVersion, NewModel, NewPromotion, NewStageMove, NewVersion, Promotion, PromotionKind, PromotionState,
+    StageTable, Target, Tenure, VersionEdit,
 };
+pub use self::search::{LifecycleStage, Page, Search, View};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
-pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder};
+pub use self::sql::{Durability, SqlRegistry, SqlRegistryBuilder, Watch};
 pub use self::tracking::{
-    Experiment, LogBatch, Metric, NewExperiment, NewRun, Run, RunArtifact, RunInfo, RunInput, RunStatus, TrackingStore,
+    Artifact, ArtifactMode, ArtifactOwner, Experiment, ExperimentEdit, LogBatch, LoggedModel, LoggedModelEdit,
+    LoggedModelId, LoggedModelStatus, Metric, MetricDataset, MetricLogger, ModelMetric, NewExperiment, NewLoggedModel,
+    NewRun, Run, RunEdit, RunInfo, RunInput, RunModel, RunModelRole, RunStatus, RunTable, TrackingStore,
+    TrackingStoreExt,
 };

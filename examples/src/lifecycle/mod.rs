@@ -38,7 +38,7 @@ use mlops_monitor::{DriftPolicy, Monitor, ReferenceProfile, RetrainTrigger};
 use mlops_pipeline::CodeIdentity;
 use mlops_registry::{
     AliasPolicy, Durability, EvidenceRule, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun,
-    NewVersion, RunStatus, SqlRegistry, TrackingStore,
+    NewVersion, RunStatus, SqlRegistry, TrackingStore, TrackingStoreExt as _,
 };
 use mlops_serve::rollout::{CHAMPION, Decision, Plan, Rollout, Status};
 use mlops_serve::{Deployment, PackageLoader, ParquetInferenceLog, Request, Runtimes, Split};

@@ -43,6 +43,8 @@
 
 mod page;
 mod parse;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod plan;
 mod value;
 
 use std::fmt::{self, Display};
@@ -51,7 +53,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::page::{Page, Search};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(crate) use self::page::{Plan, Position};
+pub(crate) use self::plan::{Plan, check_limit, read_token, write_token};
 pub use self::value::{Searched, Value};
 
 /// Whether a thing is in use or was deleted and may be restored.

@@ -6,11 +6,13 @@ use mlops_core::{Error, Result};
 
 use super::SqlRegistry;
 use super::db::{self, Backend as _, Conn};
+use crate::check;
 
 /// Records nodes and edges within the caller's transaction.
 pub(super) async fn record(conn: &mut Conn, nodes: &[Node], edges: &[Edge]) -> Result<()> {
     let named = nodes.iter().map(|n| &n.node).chain(edges.iter().flat_map(|e| [&e.from, &e.to]));
     for node in named.collect::<BTreeSet<_>>() {
+        check::node(node)?;
         db::query("INSERT INTO lineage_nodes (kind, id) VALUES ($1, $2) ON CONFLICT (kind, id) DO NOTHING")
             .bind(node.kind.as_str())
             .bind(&node.id)

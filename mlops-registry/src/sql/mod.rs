@@ -39,17 +39,27 @@ macro_rules! transaction {
     }};
 }
 
+mod aliases;
 mod audit;
 mod db;
+mod events;
+mod holds;
 mod lineage;
 mod models;
+mod policies;
 mod promotions;
+mod registry;
+mod roots;
 mod search;
 mod source;
+mod stages;
 mod tokens;
 mod tracking;
+mod versions;
+mod watch;
 
 use std::fmt;
+#[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +71,7 @@ use mlops_core::{
 };
 
 use self::db::{Backend as _, Conn, Database, Lock};
+pub use self::watch::Watch;
 use crate::{Error, Result, check};
 
 /// How often a transaction is tried again that the database took back for another's sake.
@@ -94,6 +105,7 @@ struct Inner {
     authorizer: Arc<dyn Authorizer>,
     project: Option<String>,
     clock: Arc<dyn Clock>,
+    poll_interval: Duration,
 }
 
 impl fmt::Debug for SqlRegistry {
@@ -122,12 +134,32 @@ impl SqlRegistry {
             durability: Durability::default(),
             busy_timeout: Duration::from_secs(30),
             readers: 4,
+            poll_interval: Duration::from_millis(500),
+            #[cfg(feature = "postgres")]
+            connections: 8,
+            #[cfg(feature = "postgres")]
+            schema: "mlops_registry".to_owned(),
         }
     }
 
     /// Closes every connection, after the calls under way. Dropping the last handle instead loses nothing either.
     pub async fn close(&self) {
         self.0.database.close().await;
+    }
+
+    /// Copies the SQLite database, as it is at one moment, into a new file at `path`, which then opens by itself; calls go on
+    /// meanwhile. `Ok` means that the copy is whole and on disk; if the process dies before, a file named
+    /// `PATH.….part` may be left beside it. Artifacts are not in it: back their store up after the database, so that
+    /// every package that a row names is there.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](CoreError::AlreadyExists) if there is a file at `path`;
+    /// [`InvalidInput`](CoreError::InvalidInput) on PostgreSQL, which has `pg_dump` and its kin, and for a path that is
+    /// not UTF-8; [`Backend`](CoreError::Backend) if it cannot be written.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+    pub async fn backup(&self, path: impl AsRef<Path>) -> Result<()> {
+        Ok(self.0.database.backup(path.as_ref(), self.0.clock.now()).await?)
     }
 
     /// Starts a writing transaction, for [`transaction!`]; dropping it takes everything back.
@@ -145,12 +177,17 @@ impl SqlRegistry {
         Ok(self.0.database.begin_read().await.during(operation, key)?)
     }
 
-    fn allow(&self, who: &Principal, permission: Permission, mut resource: Resource) -> Result<()> {
+    fn allow(&self, who: &Principal, permission: Permission, resource: Resource) -> Result<()> {
         check::principal(who)?;
-        if let Some(project) = &self.0.project {
-            resource = resource.in_project(project);
+        Ok(self.0.authorizer.check(who, permission, &self.scoped(resource))?)
+    }
+
+    /// The resource in the registry's project, if it has one.
+    fn scoped(&self, resource: Resource) -> Resource {
+        match &self.0.project {
+            Some(project) => resource.in_project(project),
+            None => resource,
         }
-        Ok(self.0.authorizer.check(who, permission, &resource)?)
     }
 }
 
@@ -179,6 +216,11 @@ impl Writing {
         AuditEvent::new(self.at, &who.name, action, resource)
     }
 
+    /// Keeps what was written.
+    async fn commit(self) -> Result<()> {
+        self.end(Ok(())).await
+    }
+
     /// Keeps what was written if all went well, and takes it back if not. Whatever the result, it is given only once what
     /// it was read from is permanent.
     async fn end<T>(self, result: Result<T>) -> Result<T> {
@@ -190,7 +232,7 @@ impl Writing {
 
 /// Opens a [`SqlRegistry`].
 #[derive(Clone, Debug)]
-#[must_use = "a builder does nothing until `open_sqlite` or `open_in_memory`"]
+#[must_use = "a builder does nothing until `open_sqlite`, `open_postgres` or `open_in_memory`"]
 pub struct SqlRegistryBuilder {
     artifacts: Option<Arc<dyn ArtifactStore>>,
     authorizer: Arc<dyn Authorizer>,
@@ -199,6 +241,11 @@ pub struct SqlRegistryBuilder {
     durability: Durability,
     busy_timeout: Duration,
     readers: u32,
+    poll_interval: Duration,
+    #[cfg(feature = "postgres")]
+    connections: u32,
+    #[cfg(feature = "postgres")]
+    schema: String,
 }
 
 impl SqlRegistryBuilder {
@@ -239,10 +286,61 @@ impl SqlRegistryBuilder {
         self
     }
 
-    /// How many calls may read at once, 1 to 64 (default 4). Each is a connection with its own thread.
+    /// How many calls may read a SQLite file at once, 1 to 64 (default 4). Each is a connection with its own thread.
     pub fn readers(mut self, readers: u32) -> Self {
         self.readers = readers;
         self
+    }
+
+    /// How often a [`Watch`] looks for events, 1 millisecond to 1 hour (default 500 milliseconds).
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval;
+        self
+    }
+
+    /// How many connections to PostgreSQL calls may use at once, 1 to 1,000 (default 8); the others wait.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub fn connections(mut self, connections: u32) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// The schema of the PostgreSQL database that the registry's tables are in (default `mlops_registry`): each registry
+    /// of several in one database has its own. 1 to 50 lower-case letters, digits and `_`, not a digit first.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub fn schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Opens the registry in a schema of the PostgreSQL database at `url`
+    /// (`postgres://user:password@host:port/database?sslmode=require`), creating the schema if there is none, and brings
+    /// it up to date. The database must exist and be encoded in UTF-8. PostgreSQL 12 or newer.
+    ///
+    /// What the URL leaves out, the driver takes from PostgreSQL's own variables (`PGUSER`, `PGPASSWORD`, `PGSSLMODE`, …)
+    /// and the password file, as every client of PostgreSQL does.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is missing or out of range;
+    /// [`Backend`](CoreError::Backend) if the server cannot be reached (retryable), refuses, or holds a schema of a newer
+    /// version of this crate.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub async fn open_postgres(self, url: &str) -> Result<SqlRegistry> {
+        let artifacts = self.checked()?;
+        if !(1..=1_000).contains(&self.connections) {
+            let reason = format!("{} is not in 1..=1000", self.connections);
+            return Err(CoreError::invalid("connections", reason).into());
+        }
+        check::schema(&self.schema)?;
+        let options = db::postgres_options(url)?;
+        let label = db::postgres_label(&options, &self.schema);
+        let database =
+            Database::open_postgres(options, &self.schema, self.durability, self.busy_timeout, self.connections);
+        let database = database.await.during("open", &label)?;
+        Ok(self.build(label, database, artifacts))
     }
 
     /// Opens the registry in the SQLite file at `path`, creating it if there is none, and brings its schema up to date.
@@ -282,12 +380,16 @@ impl SqlRegistryBuilder {
         if !(1..=64).contains(&self.readers) {
             return Err(CoreError::invalid("readers", format!("{} is not in 1..=64", self.readers)).into());
         }
+        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.poll_interval) {
+            let reason = format!("{:?} is not in 1 ms..=1 h", self.poll_interval);
+            return Err(CoreError::invalid("poll interval", reason).into());
+        }
         let missing = || CoreError::invalid("artifacts", "give the registry the store that packages live in");
         Ok(self.artifacts.clone().ok_or_else(missing)?)
     }
 
     fn build(self, label: String, database: Database, artifacts: Arc<dyn ArtifactStore>) -> SqlRegistry {
-        let (authorizer, project, clock) = (self.authorizer, self.project, self.clock);
-        SqlRegistry(Arc::new(Inner { label, database, artifacts, authorizer, project, clock }))
+        let Self { authorizer, project, clock, poll_interval, .. } = self;
+        SqlRegistry(Arc::new(Inner { label, database, artifacts, authorizer, project, clock, poll_interval }))
     }
 }

@@ -15,7 +15,7 @@ impl ModelSource for SqlRegistry {
                 let row: Option<(i64, i64, String)> = db::query(
                     "SELECT a.version, a.revision, v.package FROM aliases a \
                      JOIN versions v ON v.model = a.model AND v.version = a.version \
-                     WHERE a.model = $1 AND a.alias = $2",
+                     WHERE a.model = $1 AND a.alias = $2 AND v.deleted_at IS NULL",
                 )
                 .bind(&name)
                 .bind(alias)

@@ -5,8 +5,9 @@ use mlops_core::auth::token::{NewToken, Tokens};
 use mlops_core::{Clock as _, DatasetRef, Digest, Finding, Principal, Role, SystemClock, Verdict, clock};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
-    AliasPolicy, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
-    TrackingStore,
+    AliasPolicy, Artifact, ArtifactMode, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId, LoggedModelStatus,
+    Metric, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun, NewVersion, RunEdit,
+    RunInput, RunModel, RunStatus, TrackingStore, TrackingStoreExt,
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -73,6 +74,50 @@ async fn every_call_that_changes_something_is_audited_once() {
             [("ana", "run.input", on_run, NONE, json!({"dataset": "prices", "digest": rows.digest, "context": "training"}), "")];
         registry.finish_run(&ana, run, RunStatus::Finished) =>
             [("ana", "run.finish", on_run, json!({"status": "RUNNING"}), json!({"status": "FINISHED"}), "")];
+    );
+    let experiment = registry.experiment("e").await.unwrap().id;
+    let ended = registry.run(run).await.unwrap().info.ended_at;
+    let logged = LoggedModelId::derived(at, b"net");
+    let on_logged = format!("logged model {logged}");
+    let artifact = Artifact::new("model/weights", Digest::of(b"w2"), 2);
+    audited!(registry;
+        registry.log_inputs(&ana, run, vec![RunInput::new("wine", "5a", "eval"), RunInput::of(&rows, "training")]) =>
+            [("ana", "run.input", on_run, NONE, json!({"dataset": "wine", "digest": "5a", "context": "eval"}), "")];
+        registry.edit_run(&ana, run, RunEdit::new().name("net").status(RunStatus::Killed).ended_at(at).remove_tag("gpu")) =>
+            [("ana", "run.edit", on_run, json!({"name": "mlp", "status": "FINISHED", "ended_at": ended, "tags": {"gpu": "no"}}),
+                json!({"name": "net", "status": "KILLED", "ended_at": at, "tags": {"gpu": null}}), "")];
+        registry.delete_run(&ana, run) =>
+            [("ana", "run.delete", on_run, json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_run(&ana, run) =>
+            [("ana", "run.restore", on_run, json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
+        registry.put_artifact(&ana, run.into(), artifact.clone(), ArtifactMode::Overwrite) =>
+            [("ana", "run.artifact", on_run, json!({"path": "model/weights", "digest": Digest::of(b"w"), "bytes": 1}), json!(artifact), "")];
+        registry.remove_artifact(&ana, run.into(), "model/weights") =>
+            [("ana", "run.artifact.remove", on_run, json!(artifact), NONE, "")];
+        registry.create_logged_model(&ana, NewLoggedModel::new(experiment, "net").id(logged).source_run(run).param("p", 1).tag("t", "u")) =>
+            [("ana", "logged_model.create", on_logged, NONE, json!({"experiment": "e", "name": "net", "model_type": null,
+                "source_run": run, "params": {"p": "1"}, "tags": {"t": "u"}}), "")];
+        registry.log_models(&ana, run, vec![RunModel::output(logged, 3)]) =>
+            [("ana", "run.models", on_run, NONE, json!({"models": [{"model": logged, "role": "output", "step": 3}]}), "")];
+        registry.log_batch(&ana, run, LogBatch::new().point(Metric::new("acc", 0.5, 1, at).of(logged))) => [];
+        registry.finish_logged_model(&ana, logged, LoggedModelStatus::Ready) =>
+            [("ana", "logged_model.finish", on_logged, json!({"status": "PENDING"}), json!({"status": "READY"}), "")];
+        registry.edit_logged_model(&ana, logged, LoggedModelEdit::new().param("q", 2).set_tag("v", "w").remove_tag("t")) =>
+            [("ana", "logged_model.edit", on_logged, json!({"tags": {"t": "u"}}), json!({"params": {"q": "2"}, "tags": {"t": null, "v": "w"}}), "")];
+        registry.put_artifact(&ana, logged.into(), artifact.clone(), ArtifactMode::Create) =>
+            [("ana", "logged_model.artifact", on_logged, NONE, json!(artifact), "")];
+        registry.remove_artifact(&ana, logged.into(), "model/weights") =>
+            [("ana", "logged_model.artifact.remove", on_logged, json!(artifact), NONE, "")];
+        registry.delete_logged_model(&ana, logged) =>
+            [("ana", "logged_model.delete", on_logged, json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_logged_model(&ana, logged) =>
+            [("ana", "logged_model.restore", on_logged, json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
+        registry.edit_experiment(&ana, "e", ExperimentEdit::new().set_tag("team", "b")) =>
+            [("ana", "experiment.edit", "experiment e", json!({"tags": {"team": "a"}}), json!({"tags": {"team": "b"}}), "")];
+        registry.delete_experiment(&ana, "e") =>
+            [("ana", "experiment.delete", "experiment e", json!({"stage": "active"}), json!({"stage": "deleted"}), "")];
+        registry.restore_experiment(&ana, "e") =>
+            [("ana", "experiment.restore", "experiment e", json!({"stage": "deleted"}), json!({"stage": "active"}), "")];
         registry.create_model(&ana, NewModel::new("m")) =>
             [("ana", "model.create", "model m", NONE, json!({"description": "", "tags": {}}), "")];
         registry.create_version(&ana, NewVersion::new("m", one).run(run)) =>

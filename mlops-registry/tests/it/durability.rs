@@ -10,6 +10,7 @@ use mlops_core::{Clock as _, PromotionId, Role, RunId, SystemClock};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
     AliasPolicy, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, TrackingStore,
+    TrackingStoreExt,
 };
 
 use crate::{builder, in_file, versions, who};
@@ -132,7 +133,7 @@ async fn a_dropped_call_leaves_all_or_nothing_and_the_registry_usable() {
     // A commit that was under way when its call was dropped may still end; this one comes behind it.
     registry.start_run(&ana, NewRun::new("e")).await.unwrap();
     let entries = registry.verify().await.unwrap().unwrap().entries;
-    let runs = registry.runs("e", 100, None).await.unwrap().len() as u64;
+    let runs = registry.newest_runs("e", 100).await.unwrap().len() as u64;
     assert_eq!(entries, 3 + runs, "each run has its entry, and each entry its run");
 }
 
@@ -235,4 +236,31 @@ async fn what_is_no_registry_is_refused() {
     assert!(error.to_string().contains("artifacts"), "{error}");
     let error = builder(&store).readers(0).open_in_memory().await.unwrap_err();
     assert!(error.to_string().contains("readers"), "{error}");
+}
+
+/// What an earlier version of this crate wrote is there after the migrations, and cannot be logged again.
+#[tokio::test]
+async fn points_of_an_earlier_version_are_kept() {
+    use sqlx::Connection as _;
+    let (store, dir) = (MemoryStore::default(), tempfile::tempdir().unwrap());
+    let path = dir.path().join("registry.db");
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let mut old = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::migrate!("./migrations").run_to(2, &mut old).await.unwrap();
+    let run = RunId::derived(mlops_core::clock::from_micros(1), b"run");
+    for statement in [
+        "INSERT INTO experiments VALUES ('e', $1, '{}', 'ana', 1)",
+        "INSERT INTO runs VALUES ($1, 'e', '', NULL, 'RUNNING', 'ana', 1, NULL, '')",
+        "INSERT INTO run_metrics VALUES ($1, 'm', 1, 5, 0, 0.5), ($1, 'm', 2, 5, 1, 0), ($1, 'm', 2, 5, 0, 9e999)",
+    ] {
+        sqlx::query(statement).bind(run.to_string()).execute(&mut old).await.unwrap();
+    }
+    old.close().await.unwrap();
+    let registry = builder(&store).open_sqlite(&path).await.unwrap();
+    let at = mlops_core::clock::from_micros(5);
+    let again = LogBatch::new().metric("m", 0.5, 1, at).metric("m", f64::NAN, 2, at);
+    registry.log_batch(&who("ana", Role::Contributor), run, again).await.unwrap();
+    let points: Vec<_> =
+        registry.metric_history(run, "m").await.unwrap().iter().map(|m| (m.step, m.value.to_string())).collect();
+    assert_eq!(points, [(1, "0.5".to_owned()), (2, "NaN".to_owned()), (2, "inf".to_owned())]);
 }

@@ -11,7 +11,7 @@ use mlops_core::{
 };
 use mlops_registry::{
     AliasPolicy, Error, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
-    SqlRegistry, TrackingStore,
+    SqlRegistry, TrackingStore, TrackingStoreExt,
 };
 use sqlx::Connection as _;
 
@@ -334,6 +334,6 @@ async fn records_read_well() {
     let version = registry.version("m", 1).await.unwrap();
     let short = version.package.short();
     assert_eq!(version.to_string(), format!("m v1 ({short}) by ana at 1997-01-02 00:00"));
-    let run = &registry.runs("e", 1, None).await.unwrap()[0];
+    let run = &registry.newest_runs("e", 1).await.unwrap()[0];
     assert_eq!(run.to_string(), format!("run {} of e: FINISHED, by ana at 1997-01-02 00:00", run.id()));
 }

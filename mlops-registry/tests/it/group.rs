@@ -1,11 +1,10 @@
 //! Calls that write at once share commits, and each still keeps or loses its own work alone.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mlops_core::audit::AuditLogExt as _;
 use mlops_core::{Clock as _, Role, RunId, SystemClock};
-use mlops_registry::{LogBatch, ModelRegistry, NewExperiment, NewModel, NewRun, TrackingStore};
+use mlops_registry::{LogBatch, ModelRegistry, NewExperiment, NewModel, NewRun, SqlRegistry, TrackingStore};
 
 use crate::{in_file, in_memory, who};
 
@@ -102,25 +101,31 @@ async fn dropped_calls_leave_the_file_to_others() {
     assert_eq!(registry.verify().await.unwrap().unwrap().entries, models);
 }
 
-/// Figures, for the benches' notes: `cargo test --release -- --ignored --nocapture figures`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "measures"]
-async fn figures_of_durable_commits() {
-    let (registry, _store, _dir) = in_file().await;
+#[ignore = "measures: run with --release --nocapture"]
+async fn figures_on_a_file() {
+    measure(&in_file().await.0, 1_000).await;
+}
+
+/// Durable calls per second of one metric each, and points per second of one caller with batches of a thousand.
+pub(crate) async fn measure(registry: &SqlRegistry, batches: i64) {
     let ana = who("ana", Role::Contributor);
     registry.create_experiment(&ana, NewExperiment::new("e")).await.unwrap();
     for callers in [1_u64, 8, 64, 256] {
-        let run = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();
-        let (began, each) = (Instant::now(), 20_000 / (callers * 4).max(20));
-        let done = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let tasks: Vec<_> = (0..callers)
-            .map(|c| {
-                let (registry, ana, done) = (registry.clone(), ana.clone(), Arc::clone(&done));
+        let each = 5_000 / callers.max(5);
+        let mut runs = Vec::new();
+        for _ in 0..callers {
+            runs.push(registry.start_run(&ana, NewRun::new("e")).await.unwrap().id());
+        }
+        let began = Instant::now();
+        let tasks: Vec<_> = runs
+            .iter()
+            .map(|&run| {
+                let (registry, ana) = (registry.clone(), ana.clone());
                 tokio::spawn(async move {
-                    for i in 0..each {
-                        let batch = LogBatch::new().metric("m", i as f64, (c * each + i) as i64, SystemClock.now());
+                    for i in 0..each as i64 {
+                        let batch = LogBatch::new().metric("m", i as f64, i, SystemClock.now());
                         registry.log_batch(&ana, run, batch).await.unwrap();
-                        done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
                 })
             })
@@ -128,21 +133,22 @@ async fn figures_of_durable_commits() {
         for task in tasks {
             task.await.unwrap();
         }
-        let count = done.load(std::sync::atomic::Ordering::Relaxed);
-        assert_eq!(registry.metric_history(run, "m").await.unwrap().len() as u64, count);
-        println!("{callers} callers: {:.0} durable commits/s", count as f64 / began.elapsed().as_secs_f64());
+        let took = began.elapsed().as_secs_f64();
+        for run in runs {
+            assert_eq!(registry.metric_history(run, "m").await.unwrap().len() as u64, each);
+        }
+        println!("{callers} callers: {:.0} durable calls/s", (callers * each) as f64 / took);
     }
-    // Bulk: a million points in batches of a thousand, by one caller.
     let run = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();
     let began = Instant::now();
-    for batch in 0..1_000_i64 {
+    for batch in 1..=batches {
         let points = (0..1_000).fold(LogBatch::new(), |b, i| {
             let step = batch * 1_000 + i;
             b.metric(["loss", "accuracy"][i as usize % 2], step as f64, step, mlops_core::clock::from_micros(step))
         });
         registry.log_batch(&ana, run, points).await.unwrap();
-        if (batch + 1) % 250 == 0 {
-            let points = (batch + 1) as f64 * 1_000.0;
+        if batch % (batches / 4) == 0 {
+            let points = batch as f64 * 1_000.0;
             println!("{points} points: {:.0} points/s", points / began.elapsed().as_secs_f64());
         }
     }

@@ -8,7 +8,13 @@ mod durability;
 mod governance;
 mod group;
 mod history;
+mod kills;
 mod mlflow;
+mod place;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod processes;
+mod watch;
 
 use mlops_core::store::MemoryStore;
 use mlops_core::{ArtifactStore, Principal, Role};

@@ -8,6 +8,8 @@ mod query;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::time::Duration;
 
 use mlops_core::{Error, Result, Timestamp, clock};
@@ -50,6 +52,15 @@ pub(super) enum Lock {
     AuditedRun,
 }
 
+/// What to connect to, and as whom. Nothing is tried yet.
+#[cfg(feature = "postgres")]
+pub(super) fn postgres_options(url: &str) -> Result<PgConnectOptions> {
+    postgres::options(url).map_err(|reason| Error::invalid("PostgreSQL URL", reason))
+}
+
+#[cfg(feature = "postgres")]
+pub(super) use self::postgres::label as postgres_label;
+
 /// A transaction; dropping it takes everything back.
 pub(super) enum Conn {
     /// One that only reads.
@@ -88,7 +99,7 @@ impl Conn {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(tx) => if keep { tx.commit().await } else { tx.rollback().await }.map_err(Failure::sqlite),
             #[cfg(feature = "sqlite")]
-            Self::SqliteWriting(member) => member.end(keep).await.map_err(|error| Failure {
+            Self::SqliteWriting(member) => member.end(keep).await.map_err(|error| Failure::Driver {
                 backend: sqlite::NAME,
                 retryable: sqlite::is_transient(&error),
                 source: Box::new(error),
@@ -157,6 +168,19 @@ impl Database {
         }
     }
 
+    /// Copies a SQLite database into a new file.
+    #[cfg(feature = "sqlite")]
+    pub(super) async fn backup(&self, path: &Path, at: Timestamp) -> Result<()> {
+        match self {
+            Self::Sqlite(files) => files.backup(path, at).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => {
+                let reason = "backs a SQLite file up; for PostgreSQL use pg_dump, pg_basebackup or its archive";
+                Err(Error::invalid("backup", reason))
+            }
+        }
+    }
+
     pub(super) async fn close(&self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -167,23 +191,75 @@ impl Database {
     }
 }
 
+/// What tells a follower that there may be something new, as far as the database does.
+pub(super) enum Bell {
+    /// Nothing does.
+    #[cfg(feature = "sqlite")]
+    Sqlite,
+    #[cfg(feature = "postgres")]
+    Postgres(Box<postgres::Bell>),
+}
+
+impl Database {
+    pub(super) fn bell(&self) -> Bell {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => Bell::Sqlite,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(server) => Bell::Postgres(Box::new(server.bell())),
+        }
+    }
+}
+
+impl Bell {
+    /// Whether what is committed from now on rings.
+    pub(super) async fn listen(&mut self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(bell) => match bell.listen().await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot listen for events; looking for them instead");
+                    false
+                }
+            },
+        }
+    }
+
+    /// Waits until it rings: forever where nothing does.
+    pub(super) async fn heard(&mut self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite => std::future::pending().await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(bell) => bell.heard().await,
+        }
+    }
+}
+
 /// What the driver said, and of which database.
 #[derive(Debug)]
-pub(super) struct Failure {
-    backend: &'static str,
-    retryable: bool,
-    source: Box<dyn std::error::Error + Send + Sync>,
+pub(super) enum Failure {
+    /// A text holds the character that PostgreSQL cannot keep. SQLite could: nobody shall find out by moving.
+    Nul,
+    Driver {
+        backend: &'static str,
+        retryable: bool,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Failure {
     #[cfg(feature = "sqlite")]
     fn sqlite(error: sqlx::Error) -> Self {
-        Self { backend: sqlite::NAME, retryable: sqlite::is_transient(&error), source: Box::new(error) }
+        Self::Driver { backend: sqlite::NAME, retryable: sqlite::is_transient(&error), source: Box::new(error) }
     }
 
     #[cfg(feature = "postgres")]
     fn postgres(error: sqlx::Error) -> Self {
-        Self { backend: postgres::NAME, retryable: postgres::is_transient(&error), source: Box::new(error) }
+        Self::Driver { backend: postgres::NAME, retryable: postgres::is_transient(&error), source: Box::new(error) }
     }
 }
 
@@ -194,12 +270,14 @@ pub(super) trait Backend<T> {
 
 impl<T> Backend<T> for Result<T, Failure> {
     fn during(self, operation: &'static str, key: &str) -> Result<T> {
-        self.map_err(|Failure { backend, retryable, source }| Error::Backend {
-            backend: backend.to_owned(),
-            operation,
-            key: key.to_owned(),
-            retryable,
-            source,
+        self.map_err(|failure| match failure {
+            Failure::Nul => {
+                let reason = format!("could not {operation} {key:?}: no text may contain the character U+0000");
+                Error::invalid("text", reason)
+            }
+            Failure::Driver { backend, retryable, source } => {
+                Error::Backend { backend: backend.to_owned(), operation, key: key.to_owned(), retryable, source }
+            }
         })
     }
 }
@@ -213,6 +291,16 @@ pub(super) fn lost_its_turn(error: &Error) -> bool {
     }
     let _ = source;
     false
+}
+
+/// Wakes those who follow the events, once the transaction is committed. On SQLite they look by themselves.
+pub(super) async fn ring(conn: &mut Conn) -> Result<(), Failure> {
+    match conn {
+        #[cfg(feature = "sqlite")]
+        Conn::Sqlite(_) | Conn::SqliteWriting(_) => Ok(()),
+        #[cfg(feature = "postgres")]
+        Conn::Postgres(_) => query(postgres::RING).execute(conn).await.map(|_| ()),
+    }
 }
 
 /// Moves the end of a sequence by one and returns its new place; whoever else appends waits.

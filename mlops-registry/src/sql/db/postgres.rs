@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlops_core::Digest;
 use sqlx::migrate::{Migration, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _, Transaction};
 
 use super::{Lock, MIGRATIONS};
@@ -13,21 +13,27 @@ use crate::sql::Durability;
 
 pub(super) const NAME: &str = "postgres";
 
+/// Notifies the channel that [`Bell`] listens to.
+pub(super) const RING: &str = "SELECT pg_notify(current_schema() || '_events', '')";
+
 /// A connection that lay idle for longer is asked whether it still works before a call gets it.
 const TRUSTED: Duration = Duration::from_secs(1);
 
 pub(in crate::sql) struct Server {
     pool: PgPool,
     schema: String,
+    options: PgConnectOptions,
 }
 
 /// What to connect to, and as whom. Nothing is tried yet.
-pub(in crate::sql) fn options(url: &str) -> Result<PgConnectOptions, sqlx::Error> {
-    let options = PgConnectOptions::from_str(url)?;
+pub(super) fn options(url: &str) -> Result<PgConnectOptions, &'static str> {
+    let known = url.starts_with("postgres://") || url.starts_with("postgresql://");
+    // The driver's own reason is left out: it could quote the password.
+    let options = PgConnectOptions::from_str(url).ok().filter(|_| known);
+    let options = options.ok_or("not of the form postgres://user:password@host:port/database?option=value")?;
     let strict = !matches!(options.get_ssl_mode(), PgSslMode::Disable | PgSslMode::Allow | PgSslMode::Prefer);
     if strict && cfg!(not(feature = "postgres-tls")) {
-        let reason = "the URL asks for TLS, which needs the feature `postgres-tls`";
-        return Err(sqlx::Error::Configuration(reason.into()));
+        return Err("it asks for TLS, which needs the feature `postgres-tls`");
     }
     Ok(options)
 }
@@ -69,9 +75,9 @@ impl Server {
             .before_acquire(|conn, meta| {
                 Box::pin(async move { Ok(meta.idle_for < TRUSTED || conn.ping().await.is_ok()) })
             })
-            .connect_with(options)
+            .connect_with(options.clone())
             .await?;
-        let server = Self { pool, schema: schema.to_owned() };
+        let server = Self { pool, schema: schema.to_owned(), options };
         server.migrate().await?;
         Ok(server)
     }
@@ -126,6 +132,13 @@ impl Server {
         self.pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
     }
 
+    /// A bell of its own connection, which is made at the first use.
+    pub(super) fn bell(&self) -> Bell {
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(30));
+        let channel = format!("{}_events", self.schema);
+        Bell { pool: pool.connect_lazy_with(self.options.clone()), channel, listener: None }
+    }
+
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -135,11 +148,39 @@ impl Server {
     }
 }
 
+/// Hears of events as they are committed.
+pub(in crate::sql) struct Bell {
+    pool: PgPool,
+    channel: String,
+    listener: Option<PgListener>,
+}
+
+impl Bell {
+    /// Makes sure that what is committed from now on is heard.
+    pub(super) async fn listen(&mut self) -> Result<(), sqlx::Error> {
+        if self.listener.is_none() {
+            let mut listener = PgListener::connect_with(&self.pool).await?;
+            listener.listen(&self.channel).await?;
+            self.listener = Some(listener);
+        }
+        Ok(())
+    }
+
+    /// Waits until it rings or the connection is lost, which is to be taken for a ring too.
+    pub(super) async fn heard(&mut self) {
+        let Some(listener) = &mut self.listener else { return std::future::pending().await };
+        if !matches!(listener.try_recv().await, Ok(Some(_))) {
+            self.listener = None;
+        }
+    }
+}
+
 /// The migrations as PostgreSQL takes them: text is ordered and compared by its bytes, as in SQLite, and tables have no
-/// row ids to be without. What identifies a migration is the text that both have.
+/// row ids to be without, and JSON has a type of its own. What identifies a migration is the text that both have.
 fn migrations() -> Migrator {
     let adapt = |migration: &Migration| {
         let sql = migration.sql.as_str().replace(" TEXT", " TEXT COLLATE \"C\"").replace(" WITHOUT ROWID", "");
+        let sql = sql.replace("json_each(tags)", "json_each_text(CAST(tags AS JSON))");
         Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
     };
     Migrator {

@@ -14,6 +14,12 @@ pub(in crate::sql) enum Arg<'q> {
     Text(Option<Cow<'q, str>>),
 }
 
+impl Arg<'_> {
+    fn has_nul(&self) -> bool {
+        matches!(self, Self::Text(Some(text)) if text.contains('\0'))
+    }
+}
+
 macro_rules! arg_from {
     ($($from:ty, $value:ident => $arg:expr;)+) => { $(
         impl<'q> From<$from> for Arg<'q> {
@@ -225,6 +231,9 @@ pub(in crate::sql) async fn select_in<T: FromRow>(
 
 macro_rules! run {
     ($query:ident, $on:expr, $method:ident, |$rows:ident, $wrap:ident| $then:expr) => {{
+        if $query.args.iter().any(Arg::has_nul) {
+            return Err(Failure::Nul);
+        }
         let sql = match $query.sql {
             Cow::Borrowed(text) => text.into_sql_str(),
             Cow::Owned(text) => AssertSqlSafe(text).into_sql_str(),

@@ -1,9 +1,10 @@
 //! SQLite: one writing connection and a few reading ones on a file in write-ahead mode.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mlops_core::{Error, Timestamp};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{Sqlite, Transaction};
 
@@ -99,10 +100,68 @@ impl Files {
         &self.read
     }
 
+    /// Copies the database as it is at one moment, under another name until it is whole.
+    pub(super) async fn backup(&self, path: &Path, at: Timestamp) -> mlops_core::Result<()> {
+        let taken = || Error::AlreadyExists { what: "file", name: path.display().to_string() };
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Backend {
+            backend: NAME.to_owned(),
+            operation: "back up to",
+            key: path.display().to_string(),
+            retryable: false,
+            source,
+        };
+        if path.exists() {
+            return Err(taken());
+        }
+        let text = path.to_str().ok_or_else(|| Error::invalid("backup path", "is not UTF-8"))?;
+        let part = format!("{text}.{}.part", at.timestamp_micros());
+        let copied = async {
+            let mut conn = self.read.acquire().await?;
+            // As a URI with its mode: a database in memory would be copied into memory otherwise.
+            let target = uri(&std::path::absolute(&part)?.to_string_lossy());
+            sqlx::query("VACUUM INTO $1").bind(target).execute(&mut *conn).await
+        };
+        let copied = copied.await;
+        let (from, to) = (PathBuf::from(&part), path.to_owned());
+        let put = tokio::task::spawn_blocking(move || {
+            let done = match copied {
+                Ok(_) => publish(&from, &to),
+                Err(error) => Err(std::io::Error::other(error)),
+            };
+            // A copy that did not become the backup, or its second name.
+            let _ = std::fs::remove_file(&from);
+            done
+        });
+        match put.await.map_err(|e| failed(e.into()))? {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(taken()),
+            done => done.map_err(|e| failed(e.into())),
+        }
+    }
+
     pub(super) async fn close(&self) {
         self.read.close().await;
         self.write.pool().close().await;
     }
+}
+
+/// A file's absolute path as SQLite reads it, to be created if it is not there.
+fn uri(path: &str) -> String {
+    let path = if cfg!(windows) { path.replace('\\', "/") } else { path.to_owned() };
+    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let root = if path.starts_with('/') { "" } else { "/" };
+    format!("file:{root}{path}?mode=rwc")
+}
+
+/// Brings a file to disk and gives it its name, unless that is taken.
+fn publish(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::File::open(from)?.sync_all()?;
+    std::fs::hard_link(from, to)?;
+    #[cfg(unix)]
+    {
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Whether the same call may work later: another process wrote for too long, or a call beside this one failed.

@@ -2,10 +2,24 @@
 
 use futures::future::join_all;
 use mlops_core::clock::from_micros;
-use mlops_core::{DatasetRef, Digest, Error as CoreError, Principal, Role, RunId, Timestamp};
+use mlops_core::{DatasetRef, Digest, Error as CoreError, ExperimentId, Principal, Role, RunId, Timestamp};
 
+mod artifacts;
+mod deletion;
+mod logged_models;
+mod runs;
+mod search;
+
+pub use self::artifacts::*;
+pub use self::deletion::*;
+pub use self::logged_models::*;
+pub use self::runs::*;
+pub use self::search::*;
 use super::who;
-use crate::{Error, LogBatch, NewExperiment, NewRun, RunStatus, TrackingStore};
+use crate::{
+    ArtifactMode, Error, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewExperiment,
+    NewLoggedModel, NewRun, Run, RunEdit, RunModel, RunStatus, Search, TrackingStore, TrackingStoreExt as _,
+};
 
 fn ana() -> Principal {
     who("ana", Role::Contributor)
@@ -13,6 +27,10 @@ fn ana() -> Principal {
 
 fn at(seconds: i64) -> Timestamp {
     from_micros(seconds * 1_000_000)
+}
+
+async fn newest(store: &dyn TrackingStore, experiment: &str, limit: usize) -> Vec<Run> {
+    store.newest_runs(experiment, limit).await.unwrap()
 }
 
 async fn run(store: &dyn TrackingStore) -> RunId {
@@ -46,7 +64,7 @@ pub async fn runs_are_idempotent_by_id(store: &dyn TrackingStore) {
     }
     let error = store.start_run(&who("bob", Role::Contributor), NewRun::new("e").id(id)).await.unwrap_err();
     assert!(matches!(error, Error::Core(CoreError::AlreadyExists { .. })), "{store}: {error}");
-    assert_eq!(store.runs("e", 10, None).await.unwrap().len(), 1, "{store}");
+    assert_eq!(newest(store, "e", 10).await.len(), 1, "{store}");
 }
 
 /// Everything that was logged to a run is read back with it.
@@ -63,10 +81,11 @@ pub async fn what_was_logged_is_there(store: &dyn TrackingStore) {
     assert_eq!(run.params["lr"], "0.1", "{store}");
     assert_eq!(run.metrics["loss"], crate::Metric::new("loss", 0.25, 3, at(9)), "{store}");
     assert_eq!((run.tags["a"].as_str(), run.tags["b"].as_str()), ("1", "ß \u{1F600}\n"), "{store}");
-    assert_eq!((&run.inputs[0].dataset, run.inputs[0].context.as_str()), (&dataset, "training"), "{store}");
+    let input = &run.inputs[0];
+    assert_eq!((input.dataset_ref(), input.context.as_str()), (Some(dataset), "training"), "{store}");
     let artifact = &run.artifacts[0];
     assert_eq!((artifact.path.as_str(), artifact.bytes), ("plots/roc.svg", 3), "{store}");
-    assert_eq!(store.runs("e", 10, None).await.unwrap().into_iter().find(|r| r.id() == id), Some(run), "{store}");
+    assert_eq!(newest(store, "e", 10).await.into_iter().find(|r| r.id() == id), Some(run), "{store}");
 }
 
 /// Contract: params keep their first value; the same value again is no error.
@@ -200,16 +219,16 @@ pub async fn runs_are_listed_newest_first(store: &dyn TrackingStore) {
     for _ in 0..7 {
         store.start_run(&ana(), NewRun::new("e")).await.unwrap();
     }
-    let all = store.runs("e", 1_000, None).await.unwrap();
+    let all = newest(store, "e", 1_000).await;
     assert_eq!(all.len(), 7, "{store}");
     assert!(all.is_sorted_by(|a, b| a.info.started_at >= b.info.started_at), "{store}");
-    let mut paged = Vec::new();
+    let e = store.experiment("e").await.unwrap().id;
+    let (mut paged, mut search) = (Vec::new(), Search::default().limit(3));
     loop {
-        let page = store.runs("e", 3, paged.last().map(crate::Run::id)).await.unwrap();
-        if page.is_empty() {
-            break;
-        }
-        paged.extend(page);
+        let page = store.search_runs(&[e], search.clone()).await.unwrap();
+        paged.extend(page.items);
+        let Some(next) = page.next else { break };
+        search = search.after(next);
     }
     assert_eq!(paged, all, "{store}");
 }
@@ -217,20 +236,48 @@ pub async fn runs_are_listed_newest_first(store: &dyn TrackingStore) {
 /// Contract: missing experiments and runs are `NotFound`, by name.
 pub async fn missing_things_are_not_found(store: &dyn TrackingStore) {
     let none = RunId::derived(at(0), b"none");
-    let text = none.to_string();
+    let (unlogged, nobody) = (LoggedModelId::derived(at(0), b"none"), ExperimentId::derived(at(0), b"none"));
+    let (text, model) = (none.to_string(), unlogged.to_string());
     let errors = [
         (store.experiment("nowhere").await.unwrap_err(), "nowhere"),
-        (store.runs("nowhere", 1, None).await.unwrap_err(), "nowhere"),
+        (store.newest_runs("nowhere", 1).await.unwrap_err(), "nowhere"),
+        (store.edit_experiment(&ana(), "nowhere", ExperimentEdit::new()).await.unwrap_err(), "nowhere"),
+        (store.delete_experiment(&ana(), "nowhere").await.unwrap_err(), "nowhere"),
+        (store.restore_experiment(&ana(), "nowhere").await.unwrap_err(), "nowhere"),
+        (store.experiment_by_id(nobody).await.unwrap_err(), &nobody.to_string()),
+        (store.create_logged_model(&ana(), NewLoggedModel::new(nobody, "m")).await.unwrap_err(), &nobody.to_string()),
         (store.start_run(&ana(), NewRun::new("nowhere")).await.unwrap_err(), "nowhere"),
         (store.run(none).await.unwrap_err(), &text),
         (store.metric_history(none, "m").await.unwrap_err(), &text),
         (store.log_batch(&ana(), none, LogBatch::new()).await.unwrap_err(), &text),
         (store.finish_run(&ana(), none, RunStatus::Failed).await.unwrap_err(), &text),
+        (store.edit_run(&ana(), none, RunEdit::new()).await.unwrap_err(), &text),
+        (store.delete_run(&ana(), none).await.unwrap_err(), &text),
+        (store.restore_run(&ana(), none).await.unwrap_err(), &text),
+        (store.log_inputs(&ana(), none, vec![]).await.unwrap_err(), &text),
+        (store.log_models(&ana(), none, vec![]).await.unwrap_err(), &text),
+        (store.metric_page(none, "m", 1, None).await.unwrap_err(), &text),
+        (store.artifacts(none.into(), "").await.unwrap_err(), &text),
+        (store.artifact(none.into(), "a").await.unwrap_err(), &text),
+        (store.log_artifact(&ana(), none, "a", Digest::of(b"a"), 1).await.unwrap_err(), &text),
+        (store.remove_artifact(&ana(), none.into(), "a").await.unwrap_err(), &text),
+        (store.logged_model(unlogged).await.unwrap_err(), &model),
+        (store.finish_logged_model(&ana(), unlogged, LoggedModelStatus::Ready).await.unwrap_err(), &model),
+        (store.edit_logged_model(&ana(), unlogged, LoggedModelEdit::new()).await.unwrap_err(), &model),
+        (store.delete_logged_model(&ana(), unlogged).await.unwrap_err(), &model),
+        (store.restore_logged_model(&ana(), unlogged).await.unwrap_err(), &model),
+        (store.artifacts(unlogged.into(), "").await.unwrap_err(), &model),
     ];
     for (error, name) in errors {
         assert!(error.is_not_found() && error.to_string().contains(name), "{store}: {error}");
     }
+    assert!(store.search_runs(&[nobody], Search::default()).await.unwrap().items.is_empty(), "{store}");
     let id = run(store).await;
+    let unknown = store.log_models(&ana(), id, vec![RunModel::output(unlogged, 1)]).await.unwrap_err();
+    assert!(unknown.is_not_found() && unknown.to_string().contains(&model), "{store}: {unknown}");
+    let unknown = crate::Metric::new("m", 1.0, 0, at(0)).of(unlogged);
+    assert!(store.log_batch(&ana(), id, LogBatch::new().point(unknown)).await.unwrap_err().is_not_found(), "{store}");
+    assert!(store.artifact(id.into(), "nothing").await.unwrap_err().is_not_found(), "{store}");
     assert!(store.metric_history(id, "nothing").await.unwrap().is_empty(), "{store}");
     assert!(store.start_run(&ana(), NewRun::new("e").parent(none)).await.unwrap_err().is_not_found(), "{store}");
 }
@@ -239,6 +286,10 @@ pub async fn missing_things_are_not_found(store: &dyn TrackingStore) {
 pub async fn only_those_who_may_track(store: &dyn TrackingStore) {
     let id = run(store).await;
     let dataset = DatasetRef { name: "d".into(), digest: Digest::of(b"rows") };
+    let e = store.experiment("e").await.unwrap().id;
+    let model = store.create_logged_model(&ana(), NewLoggedModel::new(e, "m")).await.unwrap().id;
+    let before = (store.run(id).await.unwrap(), store.logged_model(model).await.unwrap());
+    let artifact = crate::Artifact::new("a", Digest::of(b"a"), 1);
     for role in [Role::Viewer, Role::Reviewer, Role::Deployer] {
         let eve = who("eve", role);
         let refused = [
@@ -248,14 +299,29 @@ pub async fn only_those_who_may_track(store: &dyn TrackingStore) {
             store.log_artifact(&eve, id, "a", Digest::of(b"a"), 1).await,
             store.log_input(&eve, id, dataset.clone(), "training").await,
             store.finish_run(&eve, id, RunStatus::Killed).await.map(drop),
+            store.edit_experiment(&eve, "e", ExperimentEdit::new().name("f")).await.map(drop),
+            store.delete_experiment(&eve, "e").await.map(drop),
+            store.restore_experiment(&eve, "e").await.map(drop),
+            store.edit_run(&eve, id, RunEdit::new().name("s")).await.map(drop),
+            store.delete_run(&eve, id).await.map(drop),
+            store.restore_run(&eve, id).await.map(drop),
+            store.log_models(&eve, id, vec![RunModel::output(model, 0)]).await,
+            store.put_artifact(&eve, id.into(), artifact.clone(), ArtifactMode::Overwrite).await,
+            store.remove_artifact(&eve, id.into(), "a").await,
+            store.create_logged_model(&eve, NewLoggedModel::new(e, "n")).await.map(drop),
+            store.finish_logged_model(&eve, model, LoggedModelStatus::Ready).await.map(drop),
+            store.edit_logged_model(&eve, model, LoggedModelEdit::new().set_tag("k", "v")).await.map(drop),
+            store.delete_logged_model(&eve, model).await.map(drop),
+            store.restore_logged_model(&eve, model).await.map(drop),
+            store.put_artifact(&eve, model.into(), artifact.clone(), ArtifactMode::Create).await,
+            store.remove_artifact(&eve, model.into(), "a").await,
         ];
         for result in refused {
             assert!(matches!(result, Err(Error::Core(CoreError::PermissionDenied { .. }))), "{store}: {result:?}");
         }
     }
-    let run = store.run(id).await.unwrap();
-    let nothing = run.params.is_empty() && run.inputs.is_empty() && run.artifacts.is_empty();
-    assert!(nothing && run.info.status == RunStatus::Running, "{store}: {run}");
+    let after = (store.run(id).await.unwrap(), store.logged_model(model).await.unwrap());
+    assert_eq!(after, before, "{store}");
 }
 
 /// Names and texts that cannot be kept are refused, with a short message.
@@ -272,7 +338,13 @@ pub async fn bad_input_is_refused(store: &dyn TrackingStore) {
         store.log_batch(&ana(), id, LogBatch::new().tag("t", "a\0b")).await,
         store.log_batch(&ana(), id, LogBatch::new().metric(&huge, 1.0, 0, at(0))).await,
         store.log_artifact(&ana(), id, "../a", Digest::of(b"a"), 1).await,
-        store.runs("e", 0, None).await.map(drop),
+        store.newest_runs("e", 0).await.map(drop),
+        store.metric_page(id, "m", 0, None).await.map(drop),
+        store.metric_page(id, "m", 1, Some("no token")).await.map(drop),
+        store.edit_experiment(&ana(), "e", ExperimentEdit::new().name("")).await.map(drop),
+        store.edit_run(&ana(), id, RunEdit::new().name(&huge)).await.map(drop),
+        store.log_inputs(&ana(), id, vec![crate::RunInput::new("", "d", "c")]).await,
+        store.log_inputs(&ana(), id, vec![crate::RunInput::new("d", "", "c")]).await,
     ];
     for (i, result) in refused.into_iter().enumerate() {
         let error = result.unwrap_err();

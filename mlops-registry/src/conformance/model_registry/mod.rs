@@ -1,5 +1,8 @@
 //! The cases of [`model_registry_conformance!`](crate::model_registry_conformance).
 
+mod edits;
+mod moves;
+
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -10,10 +13,12 @@ use mlops_core::{
     RunId, Signature, SystemClock, Timestamp, Verdict,
 };
 
+pub use self::edits::*;
+pub use self::moves::*;
 use super::who;
 use crate::{
-    AliasPolicy, Error, EventKind, EvidenceRule, ModelRegistry, NewModel, NewPromotion, NewVersion, PromotionKind,
-    PromotionState,
+    AliasPolicy, Error, EventKind, EvidenceRule, ModelEdit, ModelRegistry, NewModel, NewPromotion, NewStageMove,
+    NewVersion, PromotionKind, PromotionState, StageTable, Target, VersionEdit,
 };
 
 fn ana() -> Principal {
@@ -151,7 +156,7 @@ pub async fn a_protected_alias_needs_its_approvals(registry: &dyn ModelRegistry,
     let id = request(registry, 1).await;
     assert_eq!(registry.policy("m", "champion").await.unwrap(), AliasPolicy::default(), "{registry}");
     let policy = AliasPolicy::approvals(2);
-    registry.set_policy(&root(), "m", "champion", policy).await.unwrap();
+    registry.set_policy(&root(), "m", "champion", policy.clone()).await.unwrap();
     assert_eq!(registry.policy("m", "champion").await.unwrap(), policy, "{registry}");
     registry.approve(&rob(), id, "fine").await.unwrap();
     let error = registry.promote(&dan(), id).await.unwrap_err();
@@ -375,6 +380,18 @@ pub async fn names_are_checked(registry: &dyn ModelRegistry, store: &dyn Artifac
         results.push(registry.request_promotion(&ana(), NewPromotion::new("m", 1, alias)).await.map(drop));
         results.push(registry.set_policy(&root(), "m", alias, AliasPolicy::approvals(1)).await);
     }
+    for key in ["", " a", &huge] {
+        results.push(registry.edit_version(&ana(), "m", 1, VersionEdit::new().tag(key, "")).await.map(drop));
+    }
+    let digest = package(store, "1").await;
+    results.push(registry.create_version(&ana(), NewVersion::new("m", digest).source(&huge)).await.map(drop));
+    results.push(registry.edit_model(&ana(), "m", ModelEdit::new().description(&huge)).await.map(drop));
+    results.push(registry.move_stage(&root(), NewStageMove::new("m", 1, &huge)).await.map(drop));
+    results.push(registry.set_stage_policy(&root(), "m", "Live", AliasPolicy::approvals(1)).await);
+    results.push(registry.set_policy(&root(), "m", "champion", AliasPolicy::approvals(1).check(&huge)).await);
+    results.push(registry.hold(&rob(), "m", 1, " ").await.map(drop));
+    results.push(registry.delete_version(&root(), "m", 1, "").await);
+    results.push(registry.delete_model(&root(), "m", &huge).await);
     let new = NewPromotion::new("m", 1, "champion");
     results.push(registry.request_promotion(&ana(), new.clone().reason(&huge)).await.map(drop));
     let finding = Finding::new("c", Verdict::Pass, &huge);
@@ -405,6 +422,26 @@ pub async fn missing_things_are_not_found(registry: &dyn ModelRegistry, store: &
         (registry.create_version(&ana(), NewVersion::new("nil", digest)).await.map(drop), "\"nil\""),
         (registry.set_policy(&root(), "nil", "champion", AliasPolicy::approvals(1)).await, "\"nil\""),
         (registry.rollback(&dan(), "nil", "champion", None, "x").await.map(drop), "\"nil\""),
+        (registry.edit_model(&ana(), "nil", ModelEdit::new()).await.map(drop), "\"nil\""),
+        (registry.delete_model(&root(), "nil", "x").await, "\"nil\""),
+        (registry.set_stages(&root(), Some("nil"), StageTable::strict()).await, "\"nil\""),
+        (registry.stages(Some("nil")).await.map(drop), "\"nil\""),
+        (registry.stage_policy("nil", "Staging").await.map(drop), "\"nil\""),
+        (registry.latest_versions("nil", &[]).await.map(drop), "\"nil\""),
+        (registry.move_alias(&root(), NewPromotion::new("nil", 1, "a")).await.map(drop), "\"nil\""),
+        (registry.move_stage(&root(), NewStageMove::new("nil", 1, "Staging")).await.map(drop), "\"nil\""),
+        (registry.aliases_at("nil", from_micros(0)).await.map(drop), "\"nil\""),
+        (registry.alias_history("nil", "a", from_micros(0), from_micros(9)).await.map(drop), "\"nil\""),
+        (registry.stage_at("nil", 1, from_micros(0)).await.map(drop), "\"nil\""),
+        (registry.holds("nil").await.map(drop), "\"nil\""),
+        (registry.remove_alias(&dan(), "nil", "champion", "x").await.map(drop), "\"nil\""),
+        (registry.edit_version(&ana(), "m", 2, VersionEdit::new()).await.map(drop), "m/2"),
+        (registry.delete_version(&root(), "m", 2, "x").await, "m/2"),
+        (registry.hold(&rob(), "m", 2, "x").await.map(drop), "m/2"),
+        (registry.release(&root(), "m", 2, "x").await, "m/2"),
+        (registry.request_stage(&ana(), NewStageMove::new("m", 2, "Staging")).await.map(drop), "m/2"),
+        (registry.remove_alias(&dan(), "m", "champion", "x").await.map(drop), "m@champion"),
+        (registry.withdraw(&ana(), none, "x").await.map(drop), &none.to_string()),
         (registry.version("m", 2).await.map(drop), "m/2"),
         (registry.version("m", u64::MAX).await.map(drop), "m/18446744073709551615"),
         (registry.request_promotion(&ana(), NewPromotion::new("m", 2, "a")).await.map(drop), "m/2"),
@@ -445,7 +482,41 @@ pub async fn each_call_needs_its_permission(registry: &dyn ModelRegistry, store:
                 registry.request_promotion(&eve, NewPromotion::new("m", 2, "champion")).await.map(drop),
             ),
             ("approve", matches!(role, Role::Reviewer | Role::Admin), registry.approve(&eve, open, "").await.map(drop)),
-            ("set_policy", role == Role::Admin, registry.set_policy(&eve, "m", "other", policy).await),
+            ("set_policy", role == Role::Admin, registry.set_policy(&eve, "m", "other", policy.clone()).await),
+            ("set_stage_policy", role == Role::Admin, registry.set_stage_policy(&eve, "m", "Archived", policy).await),
+            ("set_stages", role == Role::Admin, registry.set_stages(&eve, Some("m"), StageTable::default()).await),
+            ("set_stages of all", role == Role::Admin, registry.set_stages(&eve, None, StageTable::strict()).await),
+            (
+                "edit_model",
+                contributes,
+                registry.edit_model(&eve, "m", ModelEdit::new().tag("by", role.as_str())).await.map(drop),
+            ),
+            (
+                "edit_version",
+                contributes,
+                registry.edit_version(&eve, "m", 2, VersionEdit::new().tag("by", role.as_str())).await.map(drop),
+            ),
+            (
+                "request_stage",
+                contributes,
+                registry.request_stage(&eve, NewStageMove::new("m", 2, "Staging")).await.map(drop),
+            ),
+            (
+                "move_alias",
+                role == Role::Admin,
+                registry.move_alias(&eve, NewPromotion::new("m", 2, "other")).await.map(drop),
+            ),
+            (
+                "move_stage",
+                role == Role::Admin,
+                registry.move_stage(&eve, NewStageMove::new("m", 1, "Staging")).await.map(drop),
+            ),
+            (
+                "hold",
+                matches!(role, Role::Reviewer | Role::Admin),
+                registry.hold(&eve, "m", 1, "audit").await.map(drop),
+            ),
+            ("release", role == Role::Admin, registry.release(&eve, "m", 1, "over").await),
         ];
         for (call, may, result) in calls {
             match result {
@@ -453,6 +524,7 @@ pub async fn each_call_needs_its_permission(registry: &dyn ModelRegistry, store:
                 Err(Error::Core(CoreError::PermissionDenied { .. })) => {
                     assert!(!may, "{registry}: {role:?} could not {call}");
                 }
+                Err(Error::ApprovalMissing { .. }) => assert!(may, "{registry}: {role:?} could {call}"),
                 Err(other) => panic!("{registry}: {role:?} {call}: {other}"),
             }
         }
@@ -464,11 +536,40 @@ pub async fn each_call_needs_its_permission(registry: &dyn ModelRegistry, store:
             let errors = [
                 registry.promote(&eve, open).await.unwrap_err(),
                 registry.rollback(&eve, "m", "champion", None, "no").await.unwrap_err(),
+                registry.remove_alias(&eve, "m", "champion", "no").await.unwrap_err(),
             ];
             for error in errors {
                 assert!(matches!(error, Error::Core(CoreError::PermissionDenied { .. })), "{registry}: {error}");
             }
         }
+    }
+    let dora = who("dora", Role::Deployer);
+    for eve in [&ana(), &rob(), &dora, &who("vic", Role::Viewer)] {
+        let errors = [
+            registry.edit_model(eve, "m", ModelEdit::new().rename("mine")).await.map(drop),
+            registry.delete_version(eve, "m", 2, "no").await,
+            registry.delete_model(eve, "m", "no").await,
+            registry.withdraw(&who("vic", Role::Viewer), open, "no").await.map(drop),
+        ];
+        for result in errors {
+            let error = result.unwrap_err();
+            assert!(matches!(error, Error::Core(CoreError::PermissionDenied { .. })), "{registry}: {error}");
+        }
+    }
+    // What holds on one alias or stage holds on no other.
+    let on = |target: Target| target.resource("m");
+    let narrow = Principal::new("nora")
+        .with_role_on(Role::Admin, on(Target::Alias("staging".into())))
+        .with_role_on(Role::Admin, on(Target::Stage("Production".into())));
+    registry.move_alias(&narrow, NewPromotion::new("m", 1, "staging")).await.unwrap();
+    registry.move_stage(&narrow, NewStageMove::new("m", 2, "production")).await.unwrap();
+    for result in [
+        registry.move_alias(&narrow, NewPromotion::new("m", 2, "champion")).await,
+        registry.move_stage(&narrow, NewStageMove::new("m", 2, "Archived")).await,
+        registry.remove_alias(&narrow, "m", "champion", "no").await,
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Core(CoreError::PermissionDenied { .. })), "{registry}: {error}");
     }
     assert_eq!(champion(registry).await, (1, 1), "{registry}");
 }
