@@ -47,6 +47,14 @@ pub enum Error {
         /// The digest of what came back.
         found: Digest,
     },
+    /// A package is not the one that was signed, or nobody trusted signed it.
+    #[error("not as signed: {path:?} {reason}")]
+    NotAsSigned {
+        /// The file at fault.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The principal's roles do not include the permission on that resource.
     #[error("{principal} may not {permission} on {resource}: needs a role that grants it ({remedy})")]
     PermissionDenied {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod card;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod check;
 #[cfg(feature = "testing")]
@@ -17,6 +18,7 @@ pub mod search;
 pub mod sql;
 pub mod tracking;
 
+pub use self::card::ModelCard;
 pub use self::error::{Error, Result};
 pub use self::registry::{
     Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Hold, Model, ModelEdit, ModelRegistry,

@@ -1,6 +1,7 @@
 //! Contracts and laws of `mlops-core`.
 #![allow(clippy::unwrap_used)]
 
+mod archive;
 mod audit;
 mod auth;
 mod backends;
@@ -12,8 +13,10 @@ mod datasets;
 mod jwt;
 mod lineage;
 mod openlineage;
+mod packages;
 mod probe;
 mod properties;
+mod signing;
 mod sinks;
 mod store_encryption;
 mod store_gc;

@@ -16,7 +16,6 @@ pub(super) enum Code {
     PermissionDenied,
     ResourceConflict,
     TooLarge,
-    NotImplemented,
     TemporarilyUnavailable,
     InternalError,
 }
@@ -32,7 +31,6 @@ impl Code {
             Self::Unauthenticated => "UNAUTHENTICATED",
             Self::PermissionDenied => "PERMISSION_DENIED",
             Self::ResourceConflict => "RESOURCE_CONFLICT",
-            Self::NotImplemented => "NOT_IMPLEMENTED",
             Self::TemporarilyUnavailable => "TEMPORARILY_UNAVAILABLE",
             Self::InternalError => "INTERNAL_ERROR",
         }
@@ -47,7 +45,6 @@ impl Code {
             Self::ResourceDoesNotExist | Self::EndpointNotFound => 404,
             Self::ResourceConflict => 409,
             Self::TooLarge => 413,
-            Self::NotImplemented => 501,
             Self::TemporarilyUnavailable => 503,
             Self::InternalError => 500,
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test reports by panicking
 
 mod audit;
+mod card;
 mod conformance;
 mod durability;
 mod governance;

@@ -27,7 +27,8 @@ impl Server {
         let builder = SqlRegistry::builder().artifacts(store.clone()).project(PROJECT);
         let registry = builder.open_in_memory().await.unwrap();
         let tokens = Tokens::new(registry.clone());
-        let server = MlflowServer::builder(registry.clone(), store).authenticator(Tokens::new(registry)).project(PROJECT);
+        let server =
+            MlflowServer::builder(registry.clone(), store).authenticator(Tokens::new(registry)).project(PROJECT);
         Self { app: server.build().router(), tokens }
     }
 
@@ -224,15 +225,26 @@ async fn each_role_on_each_endpoint() {
             assert_eq!(status, 401, "{what}: {answer}");
             let (status, answer) = server.call(&stranger, method, &path, body.clone()).await;
             if path.contains("search") && !path.contains("runs") && !path.contains("logged") {
-                assert!(status == 200 && answer.as_object().unwrap().values().all(|v| v == &json!([])), "{what}: {answer}");
+                assert!(
+                    status == 200 && answer.as_object().unwrap().values().all(|v| v == &json!([])),
+                    "{what}: {answer}"
+                );
             } else {
-                assert_eq!((status.as_u16(), &answer["error_code"]), (403, &json!("PERMISSION_DENIED")), "{what}: {answer}");
+                assert_eq!(
+                    (status.as_u16(), &answer["error_code"]),
+                    (403, &json!("PERMISSION_DENIED")),
+                    "{what}: {answer}"
+                );
             }
             let (status, answer) = server.call(&token, method, &path, body).await;
             if allowed.contains(&role) {
                 assert_eq!(status, 200, "{what}: {answer}");
             } else {
-                assert_eq!((status.as_u16(), &answer["error_code"]), (403, &json!("PERMISSION_DENIED")), "{what}: {answer}");
+                assert_eq!(
+                    (status.as_u16(), &answer["error_code"]),
+                    (403, &json!("PERMISSION_DENIED")),
+                    "{what}: {answer}"
+                );
             }
         }
     }
@@ -293,7 +305,14 @@ async fn a_version_keeps_its_files() {
     ] {
         assert_eq!(server.send(Some(&admin), method, &path, "x").await.0, 400, "{method} {path}");
     }
-    for source in ["s3://bucket/model", "file:///etc", "/etc/passwd", "runs:/../../etc", "models:/prices@champion", "models:/nothing/1"] {
+    for source in [
+        "s3://bucket/model",
+        "file:///etc",
+        "/etc/passwd",
+        "runs:/../../etc",
+        "models:/prices@champion",
+        "models:/nothing/1",
+    ] {
         let new = json!({ "name": "prices", "source": source });
         let (status, answer) = server.call(&admin, "POST", "model-versions/create", new).await;
         assert!(matches!(status.as_u16(), 400 | 404), "{source}: {status} {answer}");
@@ -309,7 +328,10 @@ async fn bad_input_is_a_400() {
     for (method, path, _, _) in endpoints(&things).iter().filter(|(method, ..)| *method != "GET") {
         for body in ["[]", "{", "\u{0}", "{\"run_id\": 3}", "{\"name\": {}, \"experiment_id\": [], \"run_id\": true}"] {
             let (status, answer) = server.send(Some(&admin), method, &format!("/api/2.0/mlflow/{path}"), body).await;
-            assert!(status.is_client_error() || path.contains("search") || path.contains("/tags/k"), "{method} {path} {body}: {status} {answer}");
+            assert!(
+                status.is_client_error() || path.contains("search") || path.contains("/tags/k"),
+                "{method} {path} {body}: {status} {answer}"
+            );
         }
     }
     let run = &things.run;
@@ -332,7 +354,8 @@ async fn bad_input_is_a_400() {
     let (status, answer) = server.send(Some(&admin), "GET", "/api/2.0/mlflow/no/such", "").await;
     assert_eq!((status.as_u16(), &answer["error_code"]), (404, &json!("ENDPOINT_NOT_FOUND")));
     for path in ["../x", "a/../../x", "e/r/artifacts/..%2f..%2fx", "e\\r"] {
-        let (status, _) = server.send(Some(&admin), "PUT", &format!("/api/2.0/mlflow-artifacts/artifacts/{path}"), "x").await;
+        let (status, _) =
+            server.send(Some(&admin), "PUT", &format!("/api/2.0/mlflow-artifacts/artifacts/{path}"), "x").await;
         assert!(status.is_client_error(), "{path}: {status}");
     }
 }
@@ -376,7 +399,8 @@ async fn metrics_keep_nan_and_infinity() {
     for value in [json!("NaN"), json!("Infinity"), json!("-Infinity"), json!(0.1)] {
         let point = json!({ "run_id": run, "key": "x", "value": value, "timestamp": 1_000, "step": "4" });
         server.ok(&admin, "POST", "runs/log-metric", point).await;
-        let seen = server.ok(&admin, "GET", &format!("metrics/get-history?run_id={run}&metric_key=x"), Value::Null).await;
+        let seen =
+            server.ok(&admin, "GET", &format!("metrics/get-history?run_id={run}&metric_key=x"), Value::Null).await;
         let seen = seen["metrics"].as_array().unwrap();
         let point = json!({ "key": "x", "value": value, "timestamp": 1_000, "step": 4 });
         assert!(seen.contains(&point), "{seen:?}");

@@ -9,9 +9,8 @@ use super::experiments::{location, search, tags, wire_id, with_token};
 use super::failure::{Answer, Failure};
 use super::runs::run_id;
 use crate::mlflow::wire;
-use crate::{
-    DatasetFilter, LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel,
-};
+use crate::search::DatasetFilter;
+use crate::{LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel};
 
 impl Server {
     pub(super) async fn logged_model(&self, who: &Principal, id: &str) -> Answer<LoggedModel> {

@@ -1,4 +1,22 @@
 //! A model as files: the MLflow directory layout, addressed by the digest of its contents.
+//!
+//! [`Package`] holds the files in memory; [`Manifest`] is the same package as a list of paths, sizes and digests, for
+//! files of any size. What Python's `mlflow` wrote is a package too: its `MLmodel` needs no signature, and what it says
+//! beyond the fields known here stays as it is.
+//!
+//! # Rules for every package
+//! - It has an `MLmodel`. Its digest covers every path and every byte, and no time, owner or mode.
+//! - Paths pass [`check_path`], and no two are in each other's way on a file system that does not tell case apart.
+//! - Nothing is read or written beyond its [`Limits`].
+
+mod archive;
+#[cfg(feature = "local")]
+mod dir;
+mod manifest;
+mod names;
+#[cfg(feature = "signing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "signing")))]
+pub mod signing;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +25,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::store::{ArtifactStore, ArtifactStoreExt, check_key};
+pub use self::manifest::{Copied, FileEntry, Manifest, ManifestBuilder};
+pub use self::names::{Limits, check_path};
+use crate::store::{ArtifactStore, ArtifactStoreExt};
 use crate::{Digest, Error, Result, RunId, Signature, Timestamp};
 
 /// The file that describes a package: YAML, as MLflow writes and reads it.
@@ -19,25 +39,77 @@ pub const REFERENCE_PROFILE: &str = "reference_profile.json";
 
 /// The contents of `MLmodel`: which runtimes can load the package, and its signature.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Read")]
 #[non_exhaustive]
 pub struct MlModel {
     /// By flavor name (`candle`, `onnx`, `python_function`), what that runtime needs to know.
     pub flavors: BTreeMap<String, Value>,
     /// 32 hexadecimal digits that name this model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model_uuid: Option<String>,
     /// The run that made it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
-    /// What it takes and gives.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What it takes and gives. A signature of another kind (tensors, nested or unnamed columns, one side only) is an entry
+    /// of `other`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
     /// When it was made, `1996-11-06 23:30:00.000000`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub utc_time_created: Option<String>,
     /// Entries of other tools, kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
+}
+
+/// An `MLmodel` as it is read: whatever the signature.
+#[derive(Deserialize)]
+struct Read {
+    flavors: BTreeMap<String, Value>,
+    #[serde(default)]
+    model_uuid: Option<String>,
+    #[serde(default)]
+    run_id: Option<String>,
+    #[serde(default)]
+    signature: Option<Value>,
+    #[serde(default)]
+    utc_time_created: Option<String>,
+    #[serde(flatten)]
+    other: BTreeMap<String, Value>,
+}
+
+impl From<Read> for MlModel {
+    fn from(read: Read) -> Self {
+        let Read { flavors, model_uuid, run_id, signature, utc_time_created, mut other } = read;
+        let known = signature.as_ref().and_then(|s| Signature::deserialize(s).ok());
+        if let (None, Some(unknown)) = (&known, signature) {
+            other.insert("signature".to_owned(), unknown);
+        }
+        Self { flavors, model_uuid, run_id, signature: known, utc_time_created, other }
+    }
+}
+
+impl MlModel {
+    fn parse(text: &[u8]) -> Result<Self> {
+        let text = std::str::from_utf8(text).map_err(|e| Error::invalid(MLMODEL, e))?;
+        // Python writes a plain `n` or `y` for a text and `true` for a truth, so the short truths of YAML 1.1 are none here.
+        let options = serde_saphyr::options! { strict_booleans: true };
+        serde_saphyr::from_str_with_options(text, options).map_err(|e| Error::invalid(MLMODEL, e))
+    }
+
+    /// What the model takes and gives.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if there is no signature, or one of another kind than named columns on both sides.
+    pub fn signature(&self) -> Result<&Signature> {
+        self.signature.as_ref().ok_or_else(|| {
+            let reason = match self.other.get("signature").map(Signature::deserialize) {
+                Some(Err(error)) => format!("its signature is not one of named columns on both sides: {error}"),
+                _ => "has no signature".to_owned(),
+            };
+            Error::invalid(MLMODEL, reason)
+        })
+    }
 }
 
 /// A dataset version by name and digest.
@@ -78,6 +150,12 @@ pub struct Provenance {
     pub params: BTreeMap<String, Value>,
 }
 
+impl Provenance {
+    fn parse(text: &[u8]) -> Result<Self> {
+        serde_json::from_slice(text).map_err(|e| Error::invalid(PROVENANCE, e))
+    }
+}
+
 /// A model package: files in memory, each with a plain relative path, and the parsed `MLmodel`.
 ///
 /// Its digest covers every path and every byte, so two packages with one digest are the same model.
@@ -85,18 +163,6 @@ pub struct Provenance {
 pub struct Package {
     files: BTreeMap<String, Bytes>,
     model: MlModel,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    files: Vec<Entry>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    path: String,
-    bytes: u64,
-    digest: Digest,
 }
 
 impl Package {
@@ -112,15 +178,15 @@ impl Package {
         }
     }
 
-    /// The package made of these files.
+    /// The package made of these files, within the default [`Limits`].
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] for a path that is not plain, a missing `MLmodel`, or one that cannot be read.
+    /// [`Error::InvalidInput`] for a path that is refused or in another's way, too much of anything, a missing `MLmodel`, or
+    /// one that cannot be read.
     pub fn from_files(files: BTreeMap<String, Bytes>) -> Result<Self> {
-        files.keys().try_for_each(|path| check_key(path))?;
-        let text = files.get(MLMODEL).ok_or_else(|| Error::invalid("package", "has no MLmodel file"))?;
-        let text = std::str::from_utf8(text).map_err(|e| Error::invalid(MLMODEL, e))?;
-        let model = serde_saphyr::from_str(text).map_err(|e| Error::invalid(MLMODEL, e))?;
+        let mut inspector = names::Inspector::new(Limits::default());
+        files.iter().try_for_each(|(path, data)| inspector.file(path, data.len() as u64))?;
+        let model = MlModel::parse(files.get(MLMODEL).ok_or_else(manifest::no_mlmodel)?)?;
         Ok(Self { files, model })
     }
 
@@ -133,9 +199,9 @@ impl Package {
     /// What the model takes and gives.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] if `MLmodel` has no signature.
+    /// As [`MlModel::signature`].
     pub fn signature(&self) -> Result<&Signature> {
-        self.model.signature.as_ref().ok_or_else(|| Error::invalid(MLMODEL, "has no signature"))
+        self.model.signature()
     }
 
     /// The bytes of one file.
@@ -157,16 +223,13 @@ impl Package {
     /// # Errors
     /// [`Error::NotFound`] if the package does not say, [`Error::InvalidInput`] if what it says cannot be read.
     pub fn provenance(&self) -> Result<Provenance> {
-        serde_json::from_slice(self.file(PROVENANCE)?).map_err(|e| Error::invalid(PROVENANCE, e))
+        Provenance::parse(self.file(PROVENANCE)?)
     }
 
-    fn manifest(&self) -> Result<String> {
-        let entry = |(path, data): (&String, &Bytes)| Entry {
-            path: path.clone(),
-            bytes: data.len() as u64,
-            digest: Digest::of(data),
-        };
-        crate::json::to_canonical(&Manifest { files: self.files.iter().map(entry).collect() })
+    /// The list of its files.
+    #[must_use]
+    pub fn manifest(&self) -> Manifest {
+        Manifest::of(&self.files)
     }
 
     /// The digest over all paths and bytes.
@@ -174,7 +237,7 @@ impl Package {
     /// # Errors
     /// None in practice: a list of paths and digests always has a JSON form.
     pub fn digest(&self) -> Result<Digest> {
-        Ok(Digest::of(self.manifest()?.as_bytes()))
+        self.manifest().digest()
     }
 
     /// Writes the package to a store and returns its digest.
@@ -187,27 +250,30 @@ impl Package {
         for data in self.files.values() {
             store.put_artifact(data.clone()).await?;
         }
-        store.put_artifact(self.manifest()?.into()).await
+        store.put_artifact(self.manifest().text()?.into()).await
     }
 
-    /// Reads a package, checking every byte against its digest.
+    /// Reads a package whole into memory, within the default [`Limits`], checking every byte against its digest.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Corrupt`] naming the file, or those of the store.
+    /// As [`Package::load_within`].
     pub async fn load(store: &dyn ArtifactStore, digest: &Digest) -> Result<Self> {
-        let manifest = store.get_artifact(digest).await?;
-        let manifest: Manifest = serde_json::from_slice(&manifest).map_err(|e| Error::invalid("package list", e))?;
+        Self::load_within(store, digest, Limits::default()).await
+    }
+
+    /// Reads a package whole into memory, checking every byte against its digest.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] or [`Error::Corrupt`] naming the file, [`Error::InvalidInput`] if it is beyond `limits` or no
+    /// package, or those of the store.
+    pub async fn load_within(store: &dyn ArtifactStore, digest: &Digest, limits: Limits) -> Result<Self> {
+        let manifest = Manifest::load_within(store, digest, limits).await?;
         let mut files = BTreeMap::new();
-        for Entry { path, digest, .. } in manifest.files {
-            let data = store.get_artifact(&digest).await.map_err(|error| match error {
-                Error::Corrupt { expected, found, .. } => {
-                    Error::Corrupt { what: format!("package file {path}"), expected, found }
-                }
-                other => other,
-            })?;
-            files.insert(path, data);
+        for path in manifest.files().keys() {
+            files.insert(path.clone(), manifest.read(store, path).await?);
         }
-        Self::from_files(files)
+        let model = MlModel::parse(files.get(MLMODEL).ok_or_else(manifest::no_mlmodel)?)?;
+        Ok(Self { files, model })
     }
 }
 
@@ -274,7 +340,6 @@ impl PackageBuilder {
         if self.files.contains_key(MLMODEL) {
             return Err(Error::invalid("package file", "MLmodel is written by `build`"));
         }
-        self.files.keys().try_for_each(|path| check_key(path))?;
         if let Some(provenance) = &self.provenance {
             let text = serde_json::to_vec_pretty(provenance).map_err(|e| Error::invalid(PROVENANCE, e))?;
             if self.files.insert(PROVENANCE.to_owned(), text.into()).is_some() {
