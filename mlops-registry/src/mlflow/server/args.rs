@@ -104,11 +104,6 @@ impl Args {
             .transpose()
     }
 
-    pub(super) fn integer(&self, name: &str) -> Answer<i64> {
-        self.opt_integer(name)?
-            .ok_or_else(|| Failure::invalid(format!("Missing value for required parameter '{name}'.")))
-    }
-
     /// A version: a number above 0, mostly sent as a string.
     pub(super) fn version(&self, name: &str) -> Answer<u64> {
         let value = self
@@ -230,7 +225,7 @@ mod tests {
         for (failure, field) in [
             (args.text("a").unwrap_err(), "'a'"),
             (args.texts("a").unwrap_err(), "'a'"),
-            (args.integer("b").unwrap_err(), "'b'"),
+            (args.opt_integer("b").unwrap_err(), "'b'"),
             (args.opt_time("c").unwrap_err(), "'c'"),
             (args.number("d").unwrap_err(), "'d'"),
             (args.objects("d").unwrap_err(), "'d'"),

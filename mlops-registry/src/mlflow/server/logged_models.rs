@@ -59,7 +59,6 @@ impl Server {
             "last_updated_timestamp_ms": wire::millis(model.updated_at),
             "artifact_uri": self.model_uri(model).await?,
             "status": model.status.as_str(),
-            "creator_id": model.author,
             "model_type": model.model_type,
             "tags": tags(&model.tags),
         });

@@ -315,7 +315,11 @@ impl Server {
     }
 
     pub(super) async fn search_versions(&self, who: &Principal, args: Args) -> Answer {
-        let page = self.registry.search_versions(search(&args, 10_000, 200_000)?).await?;
+        let mut search = search(&args, 10_000, 200_000)?;
+        if args.texts("order_by")?.is_empty() {
+            search = search.order_by("last_updated_timestamp DESC");
+        }
+        let page = self.registry.search_versions(search).await?;
         let seen = page.items.iter().filter(|version| self.sees(who, Resource::model(&version.model)));
         Ok(with_token(json!({ "model_versions": seen.map(version_message).collect::<Vec<_>>() }), page.next))
     }
@@ -328,7 +332,15 @@ impl Server {
     pub(super) async fn transition_stage(&self, who: &Principal, args: Args) -> Answer {
         let version = self.version(who, &args).await?;
         let archive = args.opt_flag("archive_existing_versions")?.unwrap_or(false);
-        let mut new = NewStageMove::new(&version.model, version.version, args.text("stage")?).reason(REASON);
+        let stage = args.text("stage")?;
+        let table = self.registry.stages(Some(&version.model)).await?;
+        let wanted = table.find(stage).unwrap_or(stage);
+        if archive && (wanted == table.first() || table.archive.as_deref() == Some(wanted)) {
+            return Err(Failure::invalid(format!(
+                "Model versions cannot be archived as others move to the stage {wanted:?}: leave out archive_existing_versions"
+            )));
+        }
+        let mut new = NewStageMove::new(&version.model, version.version, stage).reason(REASON);
         new.archive_existing = archive;
         self.registry.move_stage(who, new).await?;
         let version = self.registry.version(&version.model, version.version).await?;

@@ -329,7 +329,10 @@ impl Server {
 
     pub(super) async fn log_inputs(&self, who: &Principal, args: Args) -> Answer {
         let id = self.open_run(who, &args).await?;
-        let inputs = args.objects("datasets")?.iter().map(input).collect::<Answer<Vec<_>>>()?;
+        let mut inputs = args.objects("datasets")?.iter().map(input).collect::<Answer<Vec<_>>>()?;
+        // As MLflow has it, a run reads a dataset once, and what was said of it first holds.
+        let known = self.tracking.run(id).await?.inputs;
+        inputs.retain(|new| !known.iter().any(|old| (&old.name, &old.digest) == (&new.name, &new.digest)));
         if !inputs.is_empty() {
             self.tracking.log_inputs(who, id, inputs).await?;
         }
