@@ -11,7 +11,7 @@ pub(crate) const NAME: usize = 250;
 /// Longest alias, in characters.
 pub(crate) const ALIAS: usize = 255;
 /// Longest value of a param or a tag, in characters.
-pub(crate) const VALUE: usize = 8_000;
+pub(crate) const VALUE: usize = 100_000;
 /// Longest value of a tag of a model or a version, in characters.
 pub(crate) const LABEL: usize = 100_000;
 /// Longest description, reason or comment, in characters.

@@ -8,6 +8,9 @@ mod check;
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
 mod error;
+#[cfg(feature = "mlflow-server")]
+#[cfg_attr(docsrs, doc(cfg(feature = "mlflow-server")))]
+pub mod mlflow;
 pub mod registry;
 pub mod search;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

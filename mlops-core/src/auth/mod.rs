@@ -20,10 +20,11 @@
 //!   model its aliases. A resource that names no project is in none, and a grant on it holds in none.
 #![cfg_attr(feature = "cedar", doc = "- **Policies** instead of the table: [`cedar::CedarAuthorizer`].")]
 #![cfg_attr(not(feature = "cedar"), doc = "- **Policies** instead of the table: feature `cedar`.")]
-//! - **Proof of who somebody is,** at the edges: opaque tokens ([`token`]) or
+//! - **Proof of who somebody is,** at the edges ([`Authenticator`]): opaque tokens ([`token`]) or
 #![cfg_attr(feature = "jwt", doc = "  those of an identity provider ([`jwt`]).")]
 #![cfg_attr(not(feature = "jwt"), doc = "  those of an identity provider (feature `jwt`).")]
 
+mod authenticator;
 #[cfg(feature = "cedar")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cedar")))]
 pub mod cedar;
@@ -31,6 +32,8 @@ pub mod cedar;
 #[cfg_attr(docsrs, doc(cfg(feature = "jwt")))]
 pub mod jwt;
 pub mod token;
+
+pub use self::authenticator::{AnyOf, Authenticator, Credential, FixedPrincipal};
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;

@@ -39,18 +39,22 @@ impl ModelCard {
         let mut components: Vec<Value> = Vec::new();
         let mut data: Vec<Value> = Vec::new();
         for input in &self.datasets {
-            let reference = format!("dataset:{}@{}", input.dataset.name, input.dataset.digest);
+            let reference = format!("dataset:{}@{}", input.name, input.digest);
             if data.contains(&json!(reference)) {
                 continue;
             }
-            components.push(json!({
+            let mut component = json!({
                 "type": "data",
                 "bom-ref": reference,
-                "name": input.dataset.name,
-                "version": input.dataset.digest,
-                "hashes": hashes(&input.dataset.digest),
-                "data": [{"type": "dataset", "name": input.dataset.name}],
-            }));
+                "name": input.name,
+                "version": input.digest,
+                "data": [{"type": "dataset", "name": input.name}],
+            });
+            // A digest of somebody else's making may be of any kind.
+            if let Some(dataset) = input.dataset_ref() {
+                component["hashes"] = hashes(&dataset.digest);
+            }
+            components.push(component);
             data.push(json!(reference));
         }
         for (path, file) in &self.files {

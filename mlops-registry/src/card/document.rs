@@ -152,7 +152,7 @@ impl ModelCard {
         let metrics = run.iter().flat_map(|run| &run.metrics);
         let metrics = metrics.map(|(key, metric)| format!("{key} {} at step {}", short(metric.value), metric.step));
         let data = self.datasets.iter().map(|input| {
-            let name = format!("{}@{}", input.dataset.name, input.dataset.digest);
+            let name = format!("{}@{}", input.name, input.digest);
             if input.context.is_empty() { name } else { format!("{name} ({})", input.context) }
         });
         vec![

@@ -92,8 +92,8 @@ impl ModelCard {
 
     fn state(&mut self, provenance: Option<Provenance>) {
         for dataset in provenance.iter().flat_map(|p| &p.datasets) {
-            if !self.datasets.iter().any(|input| input.dataset == *dataset) {
-                self.datasets.push(RunInput { dataset: dataset.clone(), context: "training".to_owned() });
+            if !self.datasets.iter().any(|input| input.dataset_ref().as_ref() == Some(dataset)) {
+                self.datasets.push(RunInput::of(dataset, "training"));
             }
         }
         self.datasets.sort();

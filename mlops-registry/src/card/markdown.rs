@@ -63,7 +63,7 @@ impl ModelCard {
         let tag =
             |(key, value): (&String, &String)| if value.is_empty() { key.clone() } else { format!("{key}:{value}") };
         list(&mut out, "tags", self.tags.iter().map(tag).collect());
-        let mut names: Vec<String> = self.datasets.iter().map(|input| input.dataset.name.clone()).collect();
+        let mut names: Vec<String> = self.datasets.iter().map(|input| input.name.clone()).collect();
         names.dedup();
         list(&mut out, "datasets", names);
         let measured: Vec<_> = self.evaluations.iter().filter(|e| e.measurement.value.is_finite()).collect();

@@ -10,6 +10,7 @@ mod governance;
 mod group;
 mod history;
 mod kills;
+mod mlflow;
 mod place;
 #[cfg(feature = "postgres")]
 mod postgres;
