@@ -12,7 +12,7 @@ use mlops_core::{
 use mlops_registry::card::{Evaluation, Fairness};
 use mlops_registry::{
     LogBatch, ModelCard, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion, RunStatus,
-    TrackingStore,
+    TrackingStore, TrackingStoreExt as _,
 };
 use proptest::prelude::*;
 use serde_json::Value;
