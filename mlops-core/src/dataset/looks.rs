@@ -164,8 +164,8 @@ mod tests {
         odd.extend(
             ["2020-01-02 03:04:05 UTC", "2020-01-02 03:04:05\n", "2020-01-02 03:04:05Z\nx", ""].map(str::to_owned),
         );
-        for a in &odd {
-            for b in &odd {
+        for (i, a) in odd.iter().enumerate() {
+            for b in &odd[i..] {
                 let (ours, theirs) = both(&[a.clone(), b.clone()]);
                 assert_eq!(ours, theirs, "{a:?} and {b:?}");
             }

@@ -30,8 +30,8 @@ const PARALLEL: usize = 2;
 /// Dataset versions in an artifact store: rows as Parquet, files as they are.
 ///
 /// Rows are cut into files of about 16 MiB where their contents say so, and these into chunks that equal rows share: a
-/// version that differs from another in a few places costs little more than these places. While rows are written or read
-/// a few such files are in memory, never a version.
+/// version that differs from another in a few places costs little more than these places. Files that the newest version has
+/// of the same rows are checked and kept. While rows are written or read a few such files are in memory, never a version.
 ///
 /// # Layout
 /// ```text

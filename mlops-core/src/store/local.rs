@@ -276,12 +276,14 @@ fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) -> io::Result<()> + Sync) -> 
     let share = items.len().div_ceil(SYNCED_AT_ONCE).max(1);
     let mut shares = items.chunks(share);
     let Some(own) = shares.next() else { return Ok(()) };
+    let each = &|share: &[T]| share.iter().try_for_each(&work);
     std::thread::scope(|scope| {
-        let others: Vec<_> = shares.map(|share| scope.spawn(|| share.iter().try_for_each(&work))).collect();
-        let own = own.iter().try_for_each(&work);
+        let thread = |share| std::thread::Builder::new().spawn_scoped(scope, move || each(share));
+        let others: Vec<_> = shares.map(thread).collect();
+        let own = each(own);
         others.into_iter().fold(own, |done, other| {
-            let other = other.join().unwrap_or_else(|_| Err(io::Error::other("a thread that synced files panicked")));
-            done.and(other)
+            let panicked = |_| Err(io::Error::other("a thread that synced files panicked"));
+            done.and(other.and_then(|thread| thread.join().unwrap_or_else(panicked)))
         })
     })
 }
