@@ -38,9 +38,9 @@ pub enum Error {
         /// Approvals that the policy asks for.
         needed: u32,
         /// Whose approvals would count: `a reviewer or admin`, `ria or zoe`.
-        from: String,
+        from: Box<str>,
         /// Approvals that were given and do not count, each with the reason.
-        ignored: Vec<String>,
+        ignored: Box<[String]>,
     },
     /// Who registered a version or asked for its promotion does not approve it.
     #[error("{who} may not approve {model} v{version} as {target}: {because}, and four eyes are needed")]

@@ -122,6 +122,7 @@ pub(super) fn check_policy(policy: &AliasPolicy, promotion: &Promotion, author: 
             }
         };
         let (promotion, needed) = (promotion.id, policy.approvals);
+        let (from, ignored) = (from.into(), ignored.into());
         return Err(Error::ApprovalMissing { promotion, model, version, target, found, needed, from, ignored });
     }
     match lacking_evidence(policy, promotion, now) {
