@@ -1,14 +1,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -18,14 +19,20 @@ use super::segment::{self, Segmenter};
 use super::stats::{self, ColumnSketch, ColumnStats};
 use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
-    Scan, Tag, blocking, check_schema, files, same_columns,
+    Scan, Tag, blocking, check_schema, files, same_columns, sort_versions,
 };
 use crate::audit::{AuditEvent, AuditLog};
-use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, Roots, check_name};
+use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, ObjectMeta, PutMode, Roots, check_name};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
 /// The most partitions of one commit.
 const MOST_PARTITIONS: usize = 10_000;
+/// Manifests that are read at the same time.
+const MANIFESTS: usize = 16;
+/// How long ago an object must have been written to look different should it be written again.
+const SETTLED: TimeDelta = TimeDelta::seconds(60);
+/// Where a manifest has its seal.
+const SEAL: &str = "seal";
 /// Segments that are encoded at the same time.
 const PARALLEL: usize = 2;
 
@@ -45,15 +52,27 @@ pub struct ParquetDatasets {
     store: Arc<dyn ArtifactStore>,
     clock: Arc<dyn Clock>,
     audit: Option<Arc<dyn AuditLog>>,
+    /// What the manifests named when a collection asked last.
+    named: Arc<Mutex<BTreeMap<String, Named>>>,
+}
+
+/// What one manifest names, and how it looked in the listing.
+#[derive(Clone, Debug)]
+struct Named {
+    key: String,
+    modified: Timestamp,
+    bytes: u64,
+    digests: Vec<Digest>,
 }
 
 impl ParquetDatasets {
     /// Dataset versions in `store`.
     pub fn new(store: impl ArtifactStore) -> Self {
-        Self { store: Arc::new(store), clock: Arc::new(SystemClock), audit: None }
+        Self { store: Arc::new(store), clock: Arc::new(SystemClock), audit: None, named: Arc::default() }
     }
 
-    /// The clock of the leases that keep a garbage collection away from a commit (default: the system's).
+    /// The clock that tells when versions were committed and tags moved, and how long the leases hold that keep a garbage
+    /// collection away from a commit (default: the system's).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -73,6 +92,10 @@ impl ParquetDatasets {
             Some(log) => log.append(event()).await.map(drop),
             None => Ok(()),
         }
+    }
+
+    fn named(&self) -> MutexGuard<'_, BTreeMap<String, Named>> {
+        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
@@ -135,7 +158,7 @@ impl ParquetDatasets {
                 writer.write(piece).await?;
             }
             let blob = writer.finish().await?;
-            let scan = Arc::new(Scan::all());
+            let scan = Arc::new(Scan::all().strict());
             let unreadable = |error: Error| match error {
                 Error::InvalidInput { reason, .. } => Error::invalid(what.clone(), reason),
                 other => other,
@@ -226,7 +249,7 @@ impl ParquetDatasets {
             files: written.files,
             parent,
             source,
-            created_at: at,
+            created_at: at.unwrap_or_else(|| self.clock.now()),
             author,
             stats,
             sketches,
@@ -236,7 +259,7 @@ impl ParquetDatasets {
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
         lease.check()?;
-        let manifest = crate::json::to_canonical(&version)?;
+        let manifest = seal(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
         match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
             Ok(()) => {
@@ -273,7 +296,9 @@ impl ParquetDatasets {
 
     /// The newest revision of a tag; none for one that was never set.
     async fn newest(&self, dataset: &str, tag: &str) -> Result<Option<Tag>> {
-        let Some(newest) = self.store.list(&format!("tags/{dataset}/{tag}/")).await?.pop() else { return Ok(None) };
+        let mut moves = self.store.list(&format!("tags/{dataset}/{tag}/")).await?;
+        moves.retain(|object| tag_moved(&object.key).is_some());
+        let Some(newest) = moves.pop() else { return Ok(None) };
         let data = self.store.get(&newest.key).await?;
         serde_json::from_slice(&data).map(Some).map_err(|e| Error::invalid(format!("stored tag {}", newest.key), e))
     }
@@ -311,6 +336,30 @@ struct Grave {
     removal: Removal,
 }
 
+/// A version as it is stored: with a digest over all of it, as its own digest is not over what follows from its rows.
+fn seal(version: &DatasetVersion) -> Result<String> {
+    let failed = |error| Error::invalid("manifest", error);
+    let mut manifest: serde_json::Map<String, Value> =
+        serde_json::to_value(version).and_then(serde_json::from_value).map_err(failed)?;
+    let seal = Digest::of_json(&manifest)?;
+    manifest.insert(SEAL.to_owned(), json!(seal));
+    crate::json::to_canonical(&manifest)
+}
+
+/// The version that was stored so. A manifest of a state before there were seals has none.
+fn unseal(name: &str, manifest: &[u8]) -> Result<DatasetVersion> {
+    let unreadable = |error| Error::invalid(format!("manifest of {name}"), error);
+    let mut manifest: serde_json::Map<String, Value> = serde_json::from_slice(manifest).map_err(unreadable)?;
+    if let Some(seal) = manifest.remove(SEAL) {
+        let expected: Digest = serde_json::from_value(seal).map_err(unreadable)?;
+        let found = Digest::of_json(&manifest)?;
+        if found != expected {
+            return Err(Error::Corrupt { what: format!("manifest of dataset {name}"), expected, found });
+        }
+    }
+    serde_json::from_value(Value::Object(manifest)).map_err(unreadable)
+}
+
 fn encode_schema(schema: &Schema) -> Result<Bytes> {
     let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), schema)?;
     writer.finish()?;
@@ -319,6 +368,20 @@ fn encode_schema(schema: &Schema) -> Result<Bytes> {
 
 fn decode_schema(data: Bytes) -> Result<SchemaRef> {
     Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
+}
+
+/// The dataset and the version whose manifest is stored under a key; none for a stranger among them.
+fn manifest(key: &str) -> Option<(&str, Digest)> {
+    let (name, digest) = key.strip_prefix("datasets/")?.split_once('/')?;
+    check_name("dataset name", name).ok()?;
+    Some((name, digest.parse().ok()?))
+}
+
+/// The tag whose move is stored under a key; none for a stranger.
+fn tag_moved(key: &str) -> Option<&str> {
+    let mut parts = key.strip_prefix("tags/")?.split('/').skip(1);
+    let (tag, revision) = (parts.next()?, parts.next()?);
+    (revision.parse::<u64>().is_ok() && parts.next().is_none()).then_some(tag)
 }
 
 /// Splits a batch by the values of some columns.
@@ -419,10 +482,9 @@ impl DatasetStore for ParquetDatasets {
             }
             other => other?,
         };
-        let version: DatasetVersion =
-            serde_json::from_slice(&manifest).map_err(|e| Error::invalid(format!("manifest of {name}"), e))?;
+        let version = unseal(name, &manifest)?;
         let found = version.digest_of()?;
-        if found == *digest && version.digest == found {
+        if found == *digest && version.digest == found && version.name == name {
             Ok(version)
         } else {
             Err(Error::Corrupt { what: format!("manifest of dataset {name}"), expected: *digest, found })
@@ -431,22 +493,24 @@ impl DatasetStore for ParquetDatasets {
 
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>> {
         check_name("dataset name", name)?;
-        let mut versions = Vec::new();
-        for object in self.store.list(&format!("datasets/{name}/")).await? {
-            let digest = object.key.rsplit('/').next().unwrap_or_default().parse()?;
+        let objects = self.store.list(&format!("datasets/{name}/")).await?;
+        let found: Vec<Digest> = objects.iter().filter_map(|object| Some(manifest(&object.key)?.1)).collect();
+        let read = |digest: Digest| async move {
             match self.version(name, &digest).await {
                 // Removed since it was listed.
-                Err(Error::NotFound { .. }) => {}
-                version => versions.push(version?),
+                Err(Error::NotFound { .. }) => Ok(None),
+                version => version.map(Some),
             }
-        }
-        versions.sort_by_key(|v| (v.created_at, v.digest));
+        };
+        let read = stream::iter(found).map(read).buffer_unordered(MANIFESTS);
+        let mut versions: Vec<_> = read.try_filter_map(|version| async { Ok(version) }).try_collect().await?;
+        sort_versions(&mut versions);
         Ok(versions)
     }
 
     async fn names(&self) -> Result<Vec<String>> {
         let objects = self.store.list("datasets/").await?;
-        let names: BTreeSet<&str> = objects.iter().filter_map(|object| object.key.split('/').nth(1)).collect();
+        let names: BTreeSet<&str> = objects.iter().filter_map(|object| Some(manifest(&object.key)?.0)).collect();
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
@@ -476,7 +540,12 @@ impl DatasetStore for ParquetDatasets {
     async fn sketches(&self, version: &DatasetVersion) -> Result<Vec<ColumnSketch>> {
         if let Some(kept) = &version.sketches {
             let kept = self.store.get_artifact(kept).await?;
-            return serde_json::from_slice(&kept).map_err(|e| Error::invalid(format!("sketches of {version}"), e));
+            let invalid = |error: &dyn fmt::Display| Error::invalid(format!("sketches of {version}"), error);
+            let sketches: Vec<ColumnSketch> = serde_json::from_slice(&kept).map_err(|e| invalid(&e))?;
+            if sketches.len() != version.columns.len() {
+                return Err(invalid(&format!("there are {} for {} columns", sketches.len(), version.columns.len())));
+            }
+            return Ok(sketches);
         }
         let mut sketches = stats::empty(version.columns.len())?;
         let mut batches = self.scan(version, Scan::all()).await?;
@@ -502,7 +571,7 @@ impl DatasetStore for ParquetDatasets {
         if let Some(to) = &to {
             self.version(&dataset, to).await?;
         }
-        let revision = now.map_or(1, |tag| tag.revision + 1);
+        let (revision, at) = (now.map_or(1, |tag| tag.revision + 1), at.unwrap_or_else(|| self.clock.now()));
         let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
         let key = format!("tags/{dataset}/{tag}/{revision:020}");
         let data = crate::json::to_canonical(&moved)?;
@@ -527,7 +596,7 @@ impl DatasetStore for ParquetDatasets {
         // Keys sort by revision, so the last of each tag is the newest.
         let objects = self.store.list(&format!("tags/{name}/")).await?;
         let newest: BTreeMap<&str, &str> =
-            objects.iter().filter_map(|o| Some((o.key.split('/').nth(2)?, o.key.as_str()))).collect();
+            objects.iter().filter_map(|o| Some((tag_moved(&o.key)?, o.key.as_str()))).collect();
         let mut tags = Vec::new();
         for key in newest.values() {
             let data = self.store.get(key).await?;
@@ -563,13 +632,41 @@ impl DatasetStore for ParquetDatasets {
 #[async_trait]
 impl Roots for ParquetDatasets {
     async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
-        for name in self.names().await? {
-            for version in self.versions(&name).await? {
-                live.insert(version.schema);
-                live.extend(version.sketches);
-                live.extend(version.files.iter().map(|file| file.blob.digest));
+        let settled = self.clock.now().checked_sub_signed(SETTLED).unwrap_or(Timestamp::MIN_UTC);
+        let before = self.named().clone();
+        let objects = self.store.list("datasets/").await?;
+        let read = |object: ObjectMeta| {
+            let known = before
+                .get(&object.key)
+                .filter(|known| (known.modified, known.bytes) == (object.modified, object.bytes));
+            let known = known.cloned();
+            async move {
+                if known.is_some() {
+                    return Ok(known);
+                }
+                let Some((name, digest)) = manifest(&object.key) else { return Ok(None) };
+                let version = match self.version(name, &digest).await {
+                    // Removed since it was listed.
+                    Err(Error::NotFound { .. }) => return Ok(None),
+                    version => version?,
+                };
+                let files = version.files.iter().map(|file| file.blob.digest);
+                let digests = files.chain(version.sketches).chain([version.schema]).collect();
+                Ok::<_, Error>(Some(Named { key: object.key, modified: object.modified, bytes: object.bytes, digests }))
+            }
+        };
+        let mut read = stream::iter(objects).map(read).buffer_unordered(MANIFESTS);
+        let mut named = BTreeMap::new();
+        while let Some(found) = read.try_next().await? {
+            let Some(found) = found else { continue };
+            live.extend(found.digests.iter());
+            // Where times are coarse, a manifest that is written anew at once may look the same.
+            if found.modified < settled {
+                named.insert(found.key.clone(), found);
             }
         }
+        drop(read);
+        *self.named() = named;
         Ok(())
     }
 }

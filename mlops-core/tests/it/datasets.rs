@@ -229,9 +229,24 @@ async fn bad_files_are_refused_by_name_and_leave_no_version() {
         let error = store.commit(NewDataset::files("d", [&path])).await.unwrap_err();
         assert!(error.to_string().contains(told), "{}: {error}", path.display());
     }
+    // `b` is a text in the first file, and anything is one.
     let other = write("other.csv", b"a,b\n1,2\n");
-    let error = store.commit(NewDataset::files("d", [good, other])).await;
-    assert!(error.is_ok() || matches!(error, Err(Error::SchemaMismatch { .. })), "{error:?}");
+    let both = store.commit(NewDataset::files("good", [&good, &other])).await.unwrap();
+    assert_eq!(both.rows, 3);
+    for (name, data, told) in [
+        ("swapped.csv", &b"b,a\n1,2\n"[..], "header"),
+        ("renamed.csv", b"a,c\n1,2\n", "header"),
+        ("more.csv", b"a,b,c\n1,2,3\n", "more.csv"),
+        ("headless.csv", b"1,2\n3,4\n", "header"),
+    ] {
+        let error = store.commit(NewDataset::files("d", [&good, &write(name, data)])).await.unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(told), "{name}: {error}");
+    }
+    let known = write("known.jsonl", b"{\"a\": 1}\n");
+    let unknown = write("unknown.jsonl", b"{\"a\": 2, \"z\": 3}\n");
+    let error = store.commit(NewDataset::files("d", [known, unknown])).await.unwrap_err().to_string();
+    assert!(error.contains("unknown.jsonl") && error.contains('z'), "{error}");
+    assert!(store.versions("d").await.unwrap().is_empty());
     for name in ["../up", "a/b", "", ".hidden"] {
         assert!(store.commit(NewDataset::new(name, [rows(0..1)])).await.is_err(), "{name:?}");
         assert!(store.open(name).await.is_err(), "{name:?}");

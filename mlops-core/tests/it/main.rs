@@ -7,6 +7,8 @@ mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
 mod dataset_crashes;
+mod dataset_erasure;
+mod dataset_manifests;
 mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;
