@@ -57,6 +57,11 @@ impl Erasure {
         self
     }
 
+    pub(super) fn by(mut self, by: &str) -> Self {
+        by.clone_into(&mut self.by);
+        self
+    }
+
     /// The rows with those of the values that a column can be compared with, and whether it holds none of the others: as
     /// one kind of column has a value as a number and another as text, it is enough to be given in the column's own.
     fn rows(&self, column: &RecordBatch) -> (Option<Expr>, bool) {

@@ -18,17 +18,20 @@
 //!
 //! # Next
 //! [`DatasetStoreExt::open`] finds a version by tag, time or distance; [`diff`] compares two; [`retain`] removes old
-//! ones; [`erase`] forgets a person's rows.
+//! ones; [`erase`] forgets a person's rows; [`GuardedDatasets`] asks first who may.
 
 mod diff;
 mod erase;
 mod expr;
 mod files;
+mod guard;
+mod manifest;
 mod open;
 mod parquet;
 mod retention;
 mod segment;
 mod stats;
+mod trail;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug, Display};
@@ -46,6 +49,7 @@ pub use self::diff::{ColumnDiff, DatasetDiff, RowDiff, diff};
 pub use self::erase::{Erasure, ErasureReport, Held, Unchecked, erase};
 pub use self::expr::{ColumnExpr, Comparison, Expr, Value, col};
 pub use self::files::FileFormat;
+pub use self::guard::{DatasetsAs, GuardedDatasets};
 pub use self::open::DatasetSpec;
 pub use self::parquet::ParquetDatasets;
 pub use self::retention::{Removal, Retained, Retention, retain};

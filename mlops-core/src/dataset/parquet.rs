@@ -2,37 +2,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
+use super::manifest::{self, Named};
 use super::segment::{self, Segmenter};
 use super::stats::{self, ColumnSketch, ColumnStats};
+use super::trail::{self, Announced, Change};
 use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
     Scan, Tag, blocking, check_schema, files, same_columns, sort_versions,
 };
 use crate::audit::{AuditEvent, AuditLog};
-use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, ObjectMeta, PutMode, Roots, check_name};
+use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, alone, check_name, is_whole};
 use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 
 /// The most partitions of one commit.
 const MOST_PARTITIONS: usize = 10_000;
-/// Manifests that are read at the same time.
-const MANIFESTS: usize = 16;
-/// How long ago an object must have been written to look different should it be written again.
-const SETTLED: TimeDelta = TimeDelta::seconds(60);
-/// Where a manifest has its seal.
-const SEAL: &str = "seal";
 /// Segments that are encoded at the same time.
 const PARALLEL: usize = 2;
 
@@ -46,23 +40,14 @@ const PARALLEL: usize = 2;
 /// ```text
 /// datasets/NAME/DIGEST        manifest of a version     artifacts/, chunks/   its files, schema and sketches
 /// tags/NAME/TAG/REVISION      each move of a tag        removed/NAME/DIGEST   what was removed, when and why
+/// pending/NAME/ID             a change that may not be in the audit log yet
 /// ```
 #[derive(Clone, Debug)]
 pub struct ParquetDatasets {
-    store: Arc<dyn ArtifactStore>,
-    clock: Arc<dyn Clock>,
-    audit: Option<Arc<dyn AuditLog>>,
-    /// What the manifests named when a collection asked last.
-    named: Arc<Mutex<BTreeMap<String, Named>>>,
-}
-
-/// What one manifest names, and how it looked in the listing.
-#[derive(Clone, Debug)]
-struct Named {
-    key: String,
-    modified: Timestamp,
-    bytes: u64,
-    digests: Vec<Digest>,
+    pub(super) store: Arc<dyn ArtifactStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) audit: Option<Arc<dyn AuditLog>>,
+    pub(super) named: Arc<Mutex<BTreeMap<String, Named>>>,
 }
 
 impl ParquetDatasets {
@@ -79,23 +64,13 @@ impl ParquetDatasets {
         self
     }
 
-    /// Where commits, moves of tags and removals are recorded. An entry is appended once the change is made: after a crash
-    /// between the two, repeat the commit. A tag that moved or a version that went has its own record in the store.
+    /// Where commits, moves of tags and removals are recorded. A change is acknowledged once its entry is in the log. One
+    /// that was made by a process that crashed before that has its entry before the next change of that dataset is made,
+    /// or by [`reconcile_audit`](Self::reconcile_audit).
     #[must_use]
     pub fn audit(mut self, log: impl AuditLog) -> Self {
         self.audit = Some(Arc::new(log));
         self
-    }
-
-    async fn record(&self, event: impl FnOnce() -> AuditEvent) -> Result<()> {
-        match &self.audit {
-            Some(log) => log.append(event()).await.map(drop),
-            None => Ok(()),
-        }
-    }
-
-    fn named(&self) -> MutexGuard<'_, BTreeMap<String, Named>> {
-        self.named.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn schema(&self, version: &DatasetVersion) -> Result<SchemaRef> {
@@ -178,7 +153,8 @@ impl ParquetDatasets {
         Ok((schema, written))
     }
 
-    async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<DatasetVersion> {
+    /// Commits as long as the lease holds, and says whether it did to the end.
+    async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<(DatasetVersion, Announced, Result<()>)> {
         if let Some(Base::Append(before) | Base::ReplacePartitions(before)) = &new.base {
             // Should it be removed from here on, its files stay while the lease is held.
             self.version(&before.name, &before.digest).await?;
@@ -259,34 +235,54 @@ impl ParquetDatasets {
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
         lease.check()?;
-        let manifest = seal(&version)?;
+        let sealed = manifest::seal(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
-        match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
-            Ok(()) => {
-                if let Err(expired) = lease.check() {
-                    // A collection may have taken what it names.
-                    self.store.delete(&key).await?;
+        let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
+        let version = loop {
+            match self.store.put_opts(&key, sealed.clone().into(), PutMode::Create).await {
+                Ok(()) => break version,
+                Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
+                    // What is there is damaged: the same version, written anew, mends it.
+                    Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
+                        self.store.put_opts(&key, sealed.into(), PutMode::Overwrite).await?;
+                        break version;
+                    }
+                    // Removed since.
+                    Err(Error::NotFound { .. }) => {}
+                    known => break known?,
+                },
+                Err(error) => return Err(error),
+            }
+        };
+        Ok((version, announced, lease.check()))
+    }
+
+    /// Decides about a manifest that came after its lease was over: a collection may have taken what it names. Others may
+    /// have committed the same version, found the manifest and acknowledged it, whoever wrote it; so it goes only if
+    /// something is missing while nobody commits: whoever has acknowledged it has seen to it that nothing is.
+    async fn settle(&self, version: &DatasetVersion, expired: Error) -> Result<()> {
+        let lock = alone(&self.store, &self.clock).await?;
+        let settled = async {
+            for digest in manifest::artifacts(version) {
+                lock.keep().await?;
+                if !is_whole(&*self.store, &digest).await? {
+                    lock.check()?;
+                    self.store.delete(&Self::manifest_key(&version.name, &version.digest)).await?;
                     return Err(expired);
                 }
-                Ok(version)
             }
-            Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
-                // What is there is damaged: the same version, written anew, mends it.
-                Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
-                    self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
-                    Ok(version)
-                }
-                known => known,
-            },
-            Err(error) => Err(error),
-        }
+            lock.check()
+        };
+        let settled = settled.await;
+        lock.release().await.ok();
+        settled
     }
 
     fn manifest_key(name: &str, digest: &Digest) -> String {
         format!("datasets/{name}/{digest}")
     }
 
-    async fn grave(&self, name: &str, digest: &Digest) -> Result<Option<Grave>> {
+    pub(super) async fn grave(&self, name: &str, digest: &Digest) -> Result<Option<Grave>> {
         match self.store.get(&format!("removed/{name}/{digest}")).await {
             Ok(grave) => Ok(serde_json::from_slice(&grave).ok()),
             Err(Error::NotFound { .. }) => Ok(None),
@@ -297,7 +293,7 @@ impl ParquetDatasets {
     /// The newest revision of a tag; none for one that was never set.
     async fn newest(&self, dataset: &str, tag: &str) -> Result<Option<Tag>> {
         let mut moves = self.store.list(&format!("tags/{dataset}/{tag}/")).await?;
-        moves.retain(|object| tag_moved(&object.key).is_some());
+        moves.retain(|object| trail::tag_moved(&object.key).is_some());
         let Some(newest) = moves.pop() else { return Ok(None) };
         let data = self.store.get(&newest.key).await?;
         serde_json::from_slice(&data).map(Some).map_err(|e| Error::invalid(format!("stored tag {}", newest.key), e))
@@ -329,35 +325,14 @@ impl Written {
 
 /// What stays of a version that was removed.
 #[derive(Serialize, Deserialize)]
-struct Grave {
+pub(super) struct Grave {
     parent: Option<crate::package::DatasetRef>,
     created_at: Timestamp,
-    rows: u64,
-    removal: Removal,
-}
-
-/// A version as it is stored: with a digest over all of it, as its own digest is not over what follows from its rows.
-fn seal(version: &DatasetVersion) -> Result<String> {
-    let failed = |error| Error::invalid("manifest", error);
-    let mut manifest: serde_json::Map<String, Value> =
-        serde_json::to_value(version).and_then(serde_json::from_value).map_err(failed)?;
-    let seal = Digest::of_json(&manifest)?;
-    manifest.insert(SEAL.to_owned(), json!(seal));
-    crate::json::to_canonical(&manifest)
-}
-
-/// The version that was stored so. A manifest of a state before there were seals has none.
-fn unseal(name: &str, manifest: &[u8]) -> Result<DatasetVersion> {
-    let unreadable = |error| Error::invalid(format!("manifest of {name}"), error);
-    let mut manifest: serde_json::Map<String, Value> = serde_json::from_slice(manifest).map_err(unreadable)?;
-    if let Some(seal) = manifest.remove(SEAL) {
-        let expected: Digest = serde_json::from_value(seal).map_err(unreadable)?;
-        let found = Digest::of_json(&manifest)?;
-        if found != expected {
-            return Err(Error::Corrupt { what: format!("manifest of dataset {name}"), expected, found });
-        }
-    }
-    serde_json::from_value(Value::Object(manifest)).map_err(unreadable)
+    pub(super) rows: u64,
+    pub(super) removal: Removal,
+    /// What the audit log says of its commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) committed: Option<AuditEvent>,
 }
 
 fn encode_schema(schema: &Schema) -> Result<Bytes> {
@@ -368,20 +343,6 @@ fn encode_schema(schema: &Schema) -> Result<Bytes> {
 
 fn decode_schema(data: Bytes) -> Result<SchemaRef> {
     Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
-}
-
-/// The dataset and the version whose manifest is stored under a key; none for a stranger among them.
-fn manifest(key: &str) -> Option<(&str, Digest)> {
-    let (name, digest) = key.strip_prefix("datasets/")?.split_once('/')?;
-    check_name("dataset name", name).ok()?;
-    Some((name, digest.parse().ok()?))
-}
-
-/// The tag whose move is stored under a key; none for a stranger.
-fn tag_moved(key: &str) -> Option<&str> {
-    let mut parts = key.strip_prefix("tags/")?.split('/').skip(1);
-    let (tag, revision) = (parts.next()?, parts.next()?);
-    (revision.parse::<u64>().is_ok() && parts.next().is_none()).then_some(tag)
 }
 
 /// Splits a batch by the values of some columns.
@@ -455,18 +416,16 @@ impl fmt::Display for ParquetDatasets {
 impl DatasetStore for ParquetDatasets {
     async fn commit(&self, new: NewDataset) -> Result<DatasetVersion> {
         new.check()?;
+        self.reconcile(&new.name).await?;
         let lease = Lease::acquire(Arc::clone(&self.store), Arc::clone(&self.clock)).await?;
         let committed = self.commit_under(new, &lease).await;
         // A lease that cannot be removed expires; the commit stands or fell without it.
         lease.release().await.ok();
-        let version = committed?;
-        self.record(|| {
-            let DatasetVersion { name, digest, rows, parent, source, .. } = &version;
-            let after = json!({"version": digest, "rows": rows, "parent": parent, "source": source});
-            AuditEvent::new(version.created_at, &version.author, "dataset.commit", format!("dataset {name}"))
-                .change(Value::Null, after)
-        })
-        .await?;
+        let (version, announced, held) = committed?;
+        if let Err(expired) = held {
+            self.settle(&version, expired).await?;
+        }
+        self.record(announced, trail::committed(&version)).await?;
         Ok(version)
     }
 
@@ -482,7 +441,7 @@ impl DatasetStore for ParquetDatasets {
             }
             other => other?,
         };
-        let version = unseal(name, &manifest)?;
+        let version = manifest::unseal(name, &manifest)?;
         let found = version.digest_of()?;
         if found == *digest && version.digest == found && version.name == name {
             Ok(version)
@@ -494,7 +453,7 @@ impl DatasetStore for ParquetDatasets {
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>> {
         check_name("dataset name", name)?;
         let objects = self.store.list(&format!("datasets/{name}/")).await?;
-        let found: Vec<Digest> = objects.iter().filter_map(|object| Some(manifest(&object.key)?.1)).collect();
+        let found: Vec<Digest> = objects.iter().filter_map(|object| Some(manifest::of_key(&object.key)?.1)).collect();
         let read = |digest: Digest| async move {
             match self.version(name, &digest).await {
                 // Removed since it was listed.
@@ -502,7 +461,7 @@ impl DatasetStore for ParquetDatasets {
                 version => version.map(Some),
             }
         };
-        let read = stream::iter(found).map(read).buffer_unordered(MANIFESTS);
+        let read = stream::iter(found).map(read).buffer_unordered(manifest::PARALLEL);
         let mut versions: Vec<_> = read.try_filter_map(|version| async { Ok(version) }).try_collect().await?;
         sort_versions(&mut versions);
         Ok(versions)
@@ -510,7 +469,8 @@ impl DatasetStore for ParquetDatasets {
 
     async fn names(&self) -> Result<Vec<String>> {
         let objects = self.store.list("datasets/").await?;
-        let names: BTreeSet<&str> = objects.iter().filter_map(|object| Some(manifest(&object.key)?.0)).collect();
+        let names: BTreeSet<&str> =
+            objects.iter().filter_map(|object| Some(manifest::of_key(&object.key)?.0)).collect();
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
@@ -557,7 +517,7 @@ impl DatasetStore for ParquetDatasets {
 
     async fn tag(&self, change: MoveTag) -> Result<Tag> {
         let MoveTag { dataset, tag, to, from, by, at } = change;
-        check_name("dataset name", &dataset)?;
+        self.reconcile(&dataset).await?;
         check_name("tag", &tag)?;
         let now = self.newest(&dataset, &tag).await?;
         let seen = now.as_ref().and_then(|tag| tag.version);
@@ -573,18 +533,15 @@ impl DatasetStore for ParquetDatasets {
         }
         let (revision, at) = (now.map_or(1, |tag| tag.revision + 1), at.unwrap_or_else(|| self.clock.now()));
         let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
-        let key = format!("tags/{dataset}/{tag}/{revision:020}");
         let data = crate::json::to_canonical(&moved)?;
-        match self.store.put_opts(&key, data.into(), PutMode::Create).await {
+        let announced = self.announce(&dataset, Change::Tag(tag.clone(), revision)).await?;
+        match self.store.put_opts(&trail::tag_key(&dataset, &tag, revision), data.into(), PutMode::Create).await {
             Ok(()) => {
-                self.record(|| {
-                    AuditEvent::new(at, &moved.by, "dataset.tag", format!("dataset {dataset}@{tag}"))
-                        .change(json!(from), json!(to))
-                })
-                .await?;
+                self.record(announced, trail::tagged(&dataset, from, &moved)).await?;
                 Ok(moved)
             }
             Err(Error::AlreadyExists { .. }) => {
+                self.retract(announced).await;
                 Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
             }
             Err(error) => Err(error),
@@ -596,7 +553,7 @@ impl DatasetStore for ParquetDatasets {
         // Keys sort by revision, so the last of each tag is the newest.
         let objects = self.store.list(&format!("tags/{name}/")).await?;
         let newest: BTreeMap<&str, &str> =
-            objects.iter().filter_map(|o| Some((tag_moved(&o.key)?, o.key.as_str()))).collect();
+            objects.iter().filter_map(|o| Some((trail::tag_moved(&o.key)?, o.key.as_str()))).collect();
         let mut tags = Vec::new();
         for key in newest.values() {
             let data = self.store.get(key).await?;
@@ -607,66 +564,25 @@ impl DatasetStore for ParquetDatasets {
     }
 
     async fn remove(&self, version: &DatasetVersion, removal: Removal) -> Result<()> {
-        check_name("dataset name", &version.name)?;
+        self.reconcile(&version.name).await?;
         if let Some(tag) = self.tags(&version.name).await?.iter().find(|t| t.version == Some(version.digest)) {
             let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
             return Err(Error::invalid("dataset version", reason));
         }
         let (name, digest) = (&version.name, &version.digest);
-        let grave =
-            Grave { parent: version.parent.clone(), created_at: version.created_at, rows: version.rows, removal };
-        let event = AuditEvent::new(grave.removal.at, &grave.removal.by, "dataset.remove", format!("dataset {name}"))
-            .change(json!({"version": digest, "rows": version.rows}), Value::Null)
-            .because(&grave.removal.reason);
-        let grave = crate::json::to_canonical(&grave)?;
-        match self.store.put_opts(&format!("removed/{name}/{digest}"), grave.into(), PutMode::Create).await {
-            Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+        let stored = match self.version(name, digest).await {
+            Ok(stored) => stored,
+            Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => version.clone(),
+            Err(Error::NotFound { .. }) if self.grave(name, digest).await?.is_some() => return Ok(()),
             Err(error) => return Err(error),
-        }
-        self.store.delete(&Self::manifest_key(name, digest)).await?;
-        self.record(|| event).await
-    }
-}
-
-/// All that the versions name: hand it to a [`Collector`](crate::store::Collector) that frees what they do not.
-#[async_trait]
-impl Roots for ParquetDatasets {
-    async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
-        let settled = self.clock.now().checked_sub_signed(SETTLED).unwrap_or(Timestamp::MIN_UTC);
-        let before = self.named().clone();
-        let objects = self.store.list("datasets/").await?;
-        let read = |object: ObjectMeta| {
-            let known = before
-                .get(&object.key)
-                .filter(|known| (known.modified, known.bytes) == (object.modified, object.bytes));
-            let known = known.cloned();
-            async move {
-                if known.is_some() {
-                    return Ok(known);
-                }
-                let Some((name, digest)) = manifest(&object.key) else { return Ok(None) };
-                let version = match self.version(name, &digest).await {
-                    // Removed since it was listed.
-                    Err(Error::NotFound { .. }) => return Ok(None),
-                    version => version?,
-                };
-                let files = version.files.iter().map(|file| file.blob.digest);
-                let digests = files.chain(version.sketches).chain([version.schema]).collect();
-                Ok::<_, Error>(Some(Named { key: object.key, modified: object.modified, bytes: object.bytes, digests }))
-            }
         };
-        let mut read = stream::iter(objects).map(read).buffer_unordered(MANIFESTS);
-        let mut named = BTreeMap::new();
-        while let Some(found) = read.try_next().await? {
-            let Some(found) = found else { continue };
-            live.extend(found.digests.iter());
-            // Where times are coarse, a manifest that is written anew at once may look the same.
-            if found.modified < settled {
-                named.insert(found.key.clone(), found);
-            }
-        }
-        drop(read);
-        *self.named() = named;
-        Ok(())
+        let committed = Some(trail::committed(&stored));
+        let DatasetVersion { parent, created_at, rows, .. } = stored;
+        let grave = Grave { parent, created_at, rows, removal, committed };
+        let announced = self.announce(name, Change::Remove(*digest)).await?;
+        // One that is there is of an earlier removal: of a version that came back, or one that was not carried out.
+        self.store.put(&format!("removed/{name}/{digest}"), crate::json::to_canonical(&grave)?.into()).await?;
+        self.store.delete(&Self::manifest_key(name, digest)).await?;
+        self.record(announced, trail::removed(name, digest, &grave)).await
     }
 }

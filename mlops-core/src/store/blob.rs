@@ -358,6 +358,26 @@ async fn list<S: ArtifactStore + ?Sized>(store: &S, digest: &Digest) -> Result<B
     }
 }
 
+/// Whether everything of an artifact is there, by the keys alone.
+#[cfg(feature = "datasets")]
+pub(crate) async fn is_whole(store: &dyn ArtifactStore, digest: &Digest) -> Result<bool> {
+    let found = async {
+        let reader = BlobReader::open(store, digest).await?;
+        let mut heads =
+            stream::iter(reader.chunks().map(|chunk| async move { store.head(&artifact_key(&chunk)).await }))
+                .buffer_unordered(PARALLEL);
+        while let Some(head) = heads.next().await {
+            head?;
+        }
+        Ok(())
+    };
+    match found.await {
+        Ok(()) => Ok(true),
+        Err(Error::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The digests of the chunks that a list names.
 pub(super) fn named(list: &[u8]) -> Option<Vec<Digest>> {
     Some(decode(list)?.iter().map(|chunk| chunk.digest).collect())

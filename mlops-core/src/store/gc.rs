@@ -18,6 +18,8 @@ use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
 pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
 /// How long a lock holds unless it is renewed.
 const TTL: Duration = Duration::from_secs(600);
+/// How long a collection waits for commits to end.
+const WAIT: Duration = Duration::from_secs(30);
 /// Calls to the store at the same time.
 const PARALLEL: usize = 16;
 /// Objects that are deleted between two looks at the lock.
@@ -92,7 +94,7 @@ impl Collector {
             roots: Vec::new(),
             grace: GRACE,
             dry_run: false,
-            wait: Duration::from_secs(30),
+            wait: WAIT,
             pause: Duration::from_secs(10),
             hurry: false,
         }
@@ -140,33 +142,42 @@ impl Collector {
         Ok(sweep.collected)
     }
 
-    /// Takes the lock and waits until no commit is under way.
     async fn lock(&self) -> Result<Claim> {
         let CollectorBuilder { store, clock, wait, hurry, .. } = &self.0;
-        let holder = format!("process {}", std::process::id());
-        let lock = Claim::make(Arc::clone(store), Arc::clone(clock), LOCKS, &holder, TTL).await?;
-        let alone = async {
-            if let Some(other) = lock.others(LOCKS).await?.first() {
-                let reason = format!("another collection runs: {other}");
-                return Err(unavailable(&**store, "collect", LOCKS.trim_end_matches('/'), reason));
-            }
-            let mut patience = Patience::new(*wait, *hurry);
-            while let Some(other) = lock.others(LEASES).await?.first() {
-                if !patience.wait().await {
-                    let reason = format!("a commit is under way: {other}");
-                    return Err(unavailable(&**store, "collect", LEASES.trim_end_matches('/'), reason));
-                }
-                lock.keep().await?;
-            }
-            lock.remove_expired(LOCKS).await?;
-            lock.remove_expired(LEASES).await
-        };
-        let alone = alone.await;
-        if alone.is_err() {
-            lock.release().await.ok();
-        }
-        alone.map(|()| lock)
+        lock(store, clock, Patience::new(*wait, *hurry)).await
     }
+}
+
+/// Takes the lock and waits until no commit is under way.
+async fn lock(store: &Arc<dyn ArtifactStore>, clock: &Arc<dyn Clock>, mut patience: Patience) -> Result<Claim> {
+    let holder = format!("process {}", std::process::id());
+    let lock = Claim::make(Arc::clone(store), Arc::clone(clock), LOCKS, &holder, TTL).await?;
+    let alone = async {
+        if let Some(other) = lock.others(LOCKS).await?.first() {
+            let reason = format!("another collection runs: {other}");
+            return Err(unavailable(&**store, "collect", LOCKS.trim_end_matches('/'), reason));
+        }
+        while let Some(other) = lock.others(LEASES).await?.first() {
+            if !patience.wait().await {
+                let reason = format!("a commit is under way: {other}");
+                return Err(unavailable(&**store, "collect", LEASES.trim_end_matches('/'), reason));
+            }
+            lock.keep().await?;
+        }
+        lock.remove_expired(LOCKS).await?;
+        lock.remove_expired(LEASES).await
+    };
+    let alone = alone.await;
+    if alone.is_err() {
+        lock.release().await.ok();
+    }
+    alone.map(|()| lock)
+}
+
+/// The lock of a collection for something else that no commit may be under way with. Commits wait until it is released.
+#[cfg(feature = "datasets")]
+pub(crate) async fn alone(store: &Arc<dyn ArtifactStore>, clock: &Arc<dyn Clock>) -> Result<Claim> {
+    lock(store, clock, Patience::new(WAIT, false)).await
 }
 
 /// What artifacts are stored under. Lists of chunks go first, so that a sweep that is cut off leaves few without chunks.

@@ -44,7 +44,7 @@ struct Notice {
 
 /// An announcement: an object that says until when.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(crate) struct Claim {
     store: Arc<dyn ArtifactStore>,
     clock: Arc<dyn Clock>,
     key: String,
@@ -96,7 +96,7 @@ impl Claim {
     }
 
     /// Whether it holds still, by anybody's clock.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if after(self.clock.now(), SKEW) < self.expires() { Ok(()) } else { Err(self.lost()) }
     }
 
@@ -120,12 +120,12 @@ impl Claim {
     }
 
     /// Renews it when half of its time is over.
-    pub(super) async fn keep(&self) -> Result<()> {
+    pub(crate) async fn keep(&self) -> Result<()> {
         self.check()?;
         if after(self.clock.now(), self.ttl / 2) < self.expires() { Ok(()) } else { self.renew().await }
     }
 
-    pub(super) async fn release(&self) -> Result<()> {
+    pub(crate) async fn release(&self) -> Result<()> {
         self.store.delete(&self.key).await
     }
 

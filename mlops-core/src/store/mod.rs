@@ -44,6 +44,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
+#[cfg(feature = "datasets")]
+pub(crate) use self::blob::is_whole;
 pub use self::blob::{Blob, BlobReader, BlobWriter, chunks_key};
 pub use self::cache::{CacheStats, CacheStore};
 #[cfg(feature = "azure")]
@@ -54,6 +56,8 @@ pub use self::cloud::GcsOptions;
 pub use self::cloud::S3Options;
 #[cfg(feature = "encryption")]
 pub use self::encrypted::{EncryptedStore, EncryptionKey, KeyProvider, KeyRing};
+#[cfg(feature = "datasets")]
+pub(crate) use self::gc::alone;
 pub use self::gc::{Collected, Collector, CollectorBuilder, Roots, Usage, usage};
 pub use self::lease::{Lease, LeaseBuilder};
 #[cfg(feature = "local")]

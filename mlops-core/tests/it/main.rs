@@ -6,8 +6,10 @@ mod auth;
 mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod dataset_audit;
 mod dataset_crashes;
 mod dataset_erasure;
+mod dataset_guard;
 mod dataset_manifests;
 mod datasets;
 #[cfg(feature = "jwt")]
