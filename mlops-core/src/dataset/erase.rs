@@ -10,7 +10,7 @@ use super::retention::{reached, used_by};
 use super::{DatasetStore, DatasetStoreExt, DatasetVersion, MoveTag, NewDataset, Removal, Scan};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::lineage::{LineageStore, NodeKind, NodeRef};
-use crate::{DatasetRef, Error, Result, Timestamp};
+use crate::{DatasetRef, Digest, Error, Result, Timestamp};
 
 /// Rows to be forgotten: those that have one of some values in a key column, in every dataset that has that column.
 #[derive(Clone)]
@@ -160,7 +160,10 @@ pub async fn erase(
     }
     let mut report = ErasureReport { column: erasure.column.clone(), ..ErasureReport::default() };
     for name in store.names().await? {
-        erase_from(store, lineage, erasure, &name, &mut report).await?;
+        let mut seen = BTreeSet::new();
+        // An append to a version that was removed by now may have been done before that, and after the versions were
+        // listed.
+        while erase_from(store, lineage, erasure, &name, &mut seen, &mut report).await? {}
     }
     let names =
         |versions: &[DatasetRef]| versions.iter().map(|v| format!("{}@{}", v.name, v.digest)).collect::<Vec<_>>();
@@ -183,15 +186,19 @@ pub async fn erase(
     Ok(report)
 }
 
+/// Erases from the versions of a dataset that were not seen yet, and tells whether it removed any.
 async fn erase_from(
     store: &dyn DatasetStore,
     lineage: &dyn LineageStore,
     erasure: &Erasure,
     name: &str,
+    seen: &mut BTreeSet<Digest>,
     report: &mut ErasureReport,
-) -> Result<()> {
-    let versions = store.versions(name).await?;
+) -> Result<bool> {
+    let mut versions = store.versions(name).await?;
     let newest = versions.last().map(|version| version.digest);
+    let removed = report.removed.len();
+    versions.retain(|version| seen.insert(version.digest));
     for version in versions {
         let Some(column) = version.columns.iter().find(|column| column.name == erasure.column) else { continue };
         let reference = version.reference();
@@ -225,6 +232,7 @@ async fn erase_from(
                 };
                 store.tag(change.by(&erasure.by).at(erasure.at)).await?;
             }
+            seen.extend(after.iter().map(|after| after.digest));
             report.successors.extend(after.map(|after| (reference.clone(), after)));
         }
         match user {
@@ -236,7 +244,7 @@ async fn erase_from(
             }
         }
     }
-    Ok(())
+    Ok(report.removed.len() > removed)
 }
 
 /// The version without the rows; none if it would be empty.

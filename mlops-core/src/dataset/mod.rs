@@ -28,6 +28,7 @@ mod guard;
 mod manifest;
 mod open;
 mod parquet;
+mod partitions;
 mod retention;
 mod segment;
 mod stats;

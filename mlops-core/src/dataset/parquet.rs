@@ -4,29 +4,27 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::manifest::{self, Named};
-use super::segment::{self, Segmenter};
+use super::partitions::segments;
 use super::stats::{self, ColumnSketch, ColumnStats};
 use super::trail::{self, Announced, Change};
 use super::{
     Base, Column, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows,
-    Scan, Tag, blocking, check_schema, files, same_columns, sort_versions,
+    Scan, Tag, blocking, check_schema, files, same_columns, segment, sort_versions,
 };
 use crate::audit::{AuditEvent, AuditLog};
 use crate::store::{ArtifactStore, ArtifactStoreExt, BlobWriter, Lease, PutMode, alone, check_name, is_whole};
-use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
+use crate::{Clock, DatasetRef, Digest, Error, Result, SystemClock, Timestamp};
 
-/// The most partitions of one commit.
-const MOST_PARTITIONS: usize = 10_000;
 /// Segments that are encoded at the same time.
 const PARALLEL: usize = 2;
 
@@ -110,6 +108,8 @@ impl ParquetDatasets {
         let mut schema = schema;
         let mut written = Written::default();
         for path in paths {
+            // Finding the columns of a text file takes a pass over it, in which nothing renews the lease.
+            lease.keep().await?;
             let format = FileFormat::of(&path)?;
             let what = format!("file {}", path.display());
             let found = {
@@ -124,6 +124,7 @@ impl ParquetDatasets {
                 })
                 .await?
             };
+            lease.keep().await?;
             let wanted = Arc::clone(schema.get_or_insert_with(|| Arc::clone(&found)));
             check_schema(&what, &wanted)?;
             same_columns(&wanted, &found)?;
@@ -145,6 +146,7 @@ impl ParquetDatasets {
             while let Some(batch) = batches.try_next().await.map_err(unreadable)? {
                 rows += batch.num_rows() as u64;
                 stats::update(&mut sketches, &batch)?;
+                lease.keep().await?;
             }
             let file = DataFile { blob, rows, format, partition: Partition::new(), stats: Vec::new() };
             written.add(file, sketches)?;
@@ -155,10 +157,12 @@ impl ParquetDatasets {
 
     /// Commits as long as the lease holds, and says whether it did to the end.
     async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<(DatasetVersion, Announced, Result<()>)> {
-        if let Some(Base::Append(before) | Base::ReplacePartitions(before)) = &new.base {
-            // Should it be removed from here on, its files stay while the lease is held.
-            self.version(&before.name, &before.digest).await?;
-        }
+        let before = match &new.base {
+            Some(Base::Append(before) | Base::ReplacePartitions(before)) => Some(before.reference()),
+            None => None,
+        };
+        // Should it be removed from here on, its files stay while the lease is held.
+        self.check_there(before.as_ref()).await?;
         let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
         let (schema, mut written) = match rows {
             Rows::Files(paths, schema) => self.import(paths, schema, lease).await?,
@@ -198,7 +202,7 @@ impl ParquetDatasets {
                     written.files.sort_by(|a, b| a.partition.cmp(&b.partition));
                 }
                 Base::Append(before) => {
-                    written.merge(self.sketches(&before).await?)?;
+                    written.merge(self.sketches_under(&before, Some(lease)).await?)?;
                     kept.append(&mut written.files);
                     written.files = kept;
                 }
@@ -235,12 +239,22 @@ impl ParquetDatasets {
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
         lease.check()?;
+        self.check_there(before.as_ref()).await?;
         let sealed = manifest::seal(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
         let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
         let version = loop {
             match self.store.put_opts(&key, sealed.clone().into(), PutMode::Create).await {
-                Ok(()) => break version,
+                Ok(()) => {
+                    // An erasure that removed it before it could see this version shall not find its rows here again; one
+                    // that removes it later lists the versions once more.
+                    if let Err(gone) = self.check_there(before.as_ref()).await {
+                        self.store.delete(&key).await?;
+                        self.retract(announced).await;
+                        return Err(gone);
+                    }
+                    break version;
+                }
                 Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
                     // What is there is damaged: the same version, written anew, mends it.
                     Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
@@ -255,6 +269,82 @@ impl ParquetDatasets {
             }
         };
         Ok((version, announced, lease.check()))
+    }
+
+    /// The sketches that were kept, or those of all rows if there are none or they are of an earlier format.
+    async fn sketches_under(&self, version: &DatasetVersion, lease: Option<&Lease>) -> Result<Vec<ColumnSketch>> {
+        if let Some(kept) = &version.sketches {
+            let kept = self.store.get_artifact(kept).await?;
+            let invalid = |error: &dyn fmt::Display| Error::invalid(format!("sketches of {version}"), error);
+            let sketches: Vec<ColumnSketch> = serde_json::from_slice(&kept).map_err(|e| invalid(&e))?;
+            if sketches.len() != version.columns.len() {
+                return Err(invalid(&format!("there are {} for {} columns", sketches.len(), version.columns.len())));
+            }
+            if sketches.iter().all(ColumnSketch::is_current) {
+                return Ok(sketches);
+            }
+        }
+        let mut sketches = stats::empty(version.columns.len())?;
+        let mut batches = self.scan(version, Scan::all()).await?;
+        while let Some(batch) = batches.try_next().await? {
+            stats::update(&mut sketches, &batch)?;
+            if let Some(lease) = lease {
+                lease.keep().await?;
+            }
+        }
+        Ok(sketches)
+    }
+
+    async fn check_there(&self, version: Option<&DatasetRef>) -> Result<()> {
+        match version {
+            Some(DatasetRef { name, digest }) => self.version(name, digest).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn check_untagged(&self, version: &DatasetVersion) -> Result<()> {
+        match self.tags(&version.name).await?.iter().find(|tag| tag.version == Some(version.digest)) {
+            Some(tag) => {
+                let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
+                Err(Error::invalid("dataset version", reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a manifest, unless a tag names the version. Whoever tags it meanwhile looks for the manifest afterwards, as
+    /// this looks for tags: one of the two sees the other. Under the lease the files of one that is put back are there.
+    async fn unlist(&self, version: &DatasetVersion, lease: &Lease) -> Result<()> {
+        let key = Self::manifest_key(&version.name, &version.digest);
+        let manifest = match self.store.get(&key).await {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            manifest => manifest?,
+        };
+        self.store.delete(&key).await?;
+        let untagged = self.check_untagged(version).await;
+        if untagged.is_err() {
+            lease.check()?;
+            match self.store.put_opts(&key, manifest, PutMode::Create).await {
+                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        untagged
+    }
+
+    /// Writes the next move of a tag and records it; an error if somebody else did.
+    async fn move_tag(&self, dataset: &str, from: Option<Digest>, moved: &Tag) -> Result<()> {
+        let announced = self.announce(dataset, Change::Tag(moved.tag.clone(), moved.revision)).await?;
+        let key = trail::tag_key(dataset, &moved.tag, moved.revision);
+        match self.store.put_opts(&key, crate::json::to_canonical(moved)?.into(), PutMode::Create).await {
+            Ok(()) => self.record(announced, trail::tagged(dataset, from, moved)).await,
+            Err(Error::AlreadyExists { .. }) => {
+                self.retract(announced).await;
+                let now = self.newest(dataset, &moved.tag).await?.and_then(|tag| tag.version);
+                Err(conflict(dataset, &moved.tag, from, now))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Decides about a manifest that came after its lease was over: a collection may have taken what it names. Others may
@@ -326,13 +416,21 @@ impl Written {
 /// What stays of a version that was removed.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Grave {
-    parent: Option<crate::package::DatasetRef>,
+    /// Tells it from another removal of a version that came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<Uuid>,
+    parent: Option<DatasetRef>,
     created_at: Timestamp,
     pub(super) rows: u64,
     pub(super) removal: Removal,
     /// What the audit log says of its commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) committed: Option<AuditEvent>,
+}
+
+fn conflict(dataset: &str, tag: &str, expected: Option<Digest>, found: Option<Digest>) -> Error {
+    let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
+    Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(expected), found: said(found) }
 }
 
 fn encode_schema(schema: &Schema) -> Result<Bytes> {
@@ -343,67 +441,6 @@ fn encode_schema(schema: &Schema) -> Result<Bytes> {
 
 fn decode_schema(data: Bytes) -> Result<SchemaRef> {
     Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
-}
-
-/// Splits a batch by the values of some columns.
-fn split(batch: &RecordBatch, by: &[String]) -> Result<Vec<(Vec<Option<String>>, RecordBatch)>> {
-    if by.is_empty() {
-        return Ok(vec![(Vec::new(), batch.clone())]);
-    }
-    let columns = by.iter().map(|name| {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "no such column to partition by"))?;
-        cast(column, &DataType::Utf8).map_err(|e| Error::column(name, format!("cannot be partitioned by: {e}")))
-    });
-    let columns: Vec<_> = columns.collect::<Result<_>>()?;
-    let mut groups: BTreeMap<Vec<Option<String>>, Vec<u32>> = BTreeMap::new();
-    for row in 0..batch.num_rows() {
-        let value = |column: &arrow::array::ArrayRef| {
-            let column = column.as_string::<i32>();
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        let row = u32::try_from(row).map_err(|_| Error::invalid("batch", "has more than 4 billion rows"))?;
-        groups.entry(columns.iter().map(value).collect()).or_default().push(row);
-    }
-    let take = |(key, rows)| Ok((key, take_record_batch(batch, &UInt32Array::from(rows))?));
-    groups.into_iter().map(take).collect()
-}
-
-/// Rows as segments, each with its partition.
-fn segments<'a>(
-    schema: SchemaRef,
-    batches: BoxStream<'a, Result<RecordBatch>>,
-    by: &'a [String],
-) -> BoxStream<'a, Result<(Partition, RecordBatch)>> {
-    type Open = BTreeMap<Vec<Option<String>>, Segmenter>;
-    let named = move |key: &[Option<String>]| -> Partition { by.iter().cloned().zip(key.iter().cloned()).collect() };
-    let step = move |(mut batches, mut open, ended): (BoxStream<'a, Result<RecordBatch>>, Open, bool)| {
-        let schema = Arc::clone(&schema);
-        async move {
-            if ended {
-                return Ok::<_, Error>(None);
-            }
-            let Some(batch) = batches.try_next().await? else {
-                let rest = open.iter_mut().map(|(key, segmenter)| Ok((named(key), segmenter.finish()?)));
-                let rest: Vec<_> = rest.collect::<Result<_>>()?;
-                let rest = rest.into_iter().filter_map(|(key, rows)| Some(Ok((key, rows?)))).collect::<Vec<_>>();
-                return Ok(Some((rest, (batches, open, true))));
-            };
-            same_columns(&schema, &batch.schema())?;
-            let mut done = Vec::new();
-            for (key, rows) in split(&batch, by)? {
-                let named = named(&key);
-                let segmenter = open.entry(key).or_insert_with(|| Segmenter::new(Arc::clone(&schema)));
-                done.extend(segmenter.push(&rows)?.into_iter().map(|rows| Ok((named.clone(), rows))));
-            }
-            if open.len() > MOST_PARTITIONS {
-                let reason =
-                    format!("{by:?} has more than {MOST_PARTITIONS} different values; choose a coarser column");
-                return Err(Error::invalid("partition_by", reason));
-            }
-            Ok(Some((done, (batches, open, false))))
-        }
-    };
-    stream::try_unfold((batches, Open::new(), false), step).map_ok(stream::iter).try_flatten().boxed()
 }
 
 impl fmt::Display for ParquetDatasets {
@@ -498,21 +535,7 @@ impl DatasetStore for ParquetDatasets {
     }
 
     async fn sketches(&self, version: &DatasetVersion) -> Result<Vec<ColumnSketch>> {
-        if let Some(kept) = &version.sketches {
-            let kept = self.store.get_artifact(kept).await?;
-            let invalid = |error: &dyn fmt::Display| Error::invalid(format!("sketches of {version}"), error);
-            let sketches: Vec<ColumnSketch> = serde_json::from_slice(&kept).map_err(|e| invalid(&e))?;
-            if sketches.len() != version.columns.len() {
-                return Err(invalid(&format!("there are {} for {} columns", sketches.len(), version.columns.len())));
-            }
-            return Ok(sketches);
-        }
-        let mut sketches = stats::empty(version.columns.len())?;
-        let mut batches = self.scan(version, Scan::all()).await?;
-        while let Some(batch) = batches.try_next().await? {
-            stats::update(&mut sketches, &batch)?;
-        }
-        Ok(sketches)
+        self.sketches_under(version, None).await
     }
 
     async fn tag(&self, change: MoveTag) -> Result<Tag> {
@@ -521,30 +544,32 @@ impl DatasetStore for ParquetDatasets {
         check_name("tag", &tag)?;
         let now = self.newest(&dataset, &tag).await?;
         let seen = now.as_ref().and_then(|tag| tag.version);
-        let conflict = |found: Option<Digest>| {
-            let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
-            Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(from), found: said(found) }
-        };
         if seen != from {
-            return Err(conflict(seen));
+            return Err(conflict(&dataset, &tag, from, seen));
         }
-        if let Some(to) = &to {
-            self.version(&dataset, to).await?;
-        }
+        let there = async |version: Option<Digest>| match version {
+            Some(digest) => self.version(&dataset, &digest).await.map(drop),
+            None => Ok(()),
+        };
+        there(to).await?;
         let (revision, at) = (now.map_or(1, |tag| tag.revision + 1), at.unwrap_or_else(|| self.clock.now()));
-        let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
-        let data = crate::json::to_canonical(&moved)?;
-        let announced = self.announce(&dataset, Change::Tag(tag.clone(), revision)).await?;
-        match self.store.put_opts(&trail::tag_key(&dataset, &tag, revision), data.into(), PutMode::Create).await {
-            Ok(()) => {
-                self.record(announced, trail::tagged(&dataset, from, &moved)).await?;
-                Ok(moved)
+        let mut moved = Tag { tag, version: to, revision, at, by };
+        self.move_tag(&dataset, from, &moved).await?;
+        match there(to).await {
+            Err(removed @ Error::NotFound { .. }) => {
+                // Back to where it was, or nowhere if that went too; unless somebody moved it on.
+                for back in [from, None] {
+                    let now = std::mem::replace(&mut moved.version, back);
+                    moved.revision += 1;
+                    match self.move_tag(&dataset, now, &moved).await {
+                        Ok(()) if matches!(there(back).await, Err(Error::NotFound { .. })) => {}
+                        Ok(()) | Err(Error::Conflict { .. }) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(removed)
             }
-            Err(Error::AlreadyExists { .. }) => {
-                self.retract(announced).await;
-                Err(conflict(self.newest(&dataset, &tag).await?.and_then(|tag| tag.version)))
-            }
-            Err(error) => Err(error),
+            there => there.map(|()| moved),
         }
     }
 
@@ -565,10 +590,7 @@ impl DatasetStore for ParquetDatasets {
 
     async fn remove(&self, version: &DatasetVersion, removal: Removal) -> Result<()> {
         self.reconcile(&version.name).await?;
-        if let Some(tag) = self.tags(&version.name).await?.iter().find(|t| t.version == Some(version.digest)) {
-            let reason = format!("{version} is tagged {:?}; move or remove the tag first", tag.tag);
-            return Err(Error::invalid("dataset version", reason));
-        }
+        self.check_untagged(version).await?;
         let (name, digest) = (&version.name, &version.digest);
         let stored = match self.version(name, digest).await {
             Ok(stored) => stored,
@@ -578,11 +600,19 @@ impl DatasetStore for ParquetDatasets {
         };
         let committed = Some(trail::committed(&stored));
         let DatasetVersion { parent, created_at, rows, .. } = stored;
-        let grave = Grave { parent, created_at, rows, removal, committed };
+        let grave = Grave { id: Some(Uuid::new_v4()), parent, created_at, rows, removal, committed };
         let announced = self.announce(name, Change::Remove(*digest)).await?;
         // One that is there is of an earlier removal: of a version that came back, or one that was not carried out.
         self.store.put(&format!("removed/{name}/{digest}"), crate::json::to_canonical(&grave)?.into()).await?;
-        self.store.delete(&Self::manifest_key(name, digest)).await?;
+        let lease = Lease::acquire(Arc::clone(&self.store), Arc::clone(&self.clock)).await?;
+        let unlisted = self.unlist(version, &lease).await;
+        lease.release().await.ok();
+        if let Err(error) = unlisted {
+            if matches!(error, Error::InvalidInput { .. }) {
+                self.retract(announced).await;
+            }
+            return Err(error);
+        }
         self.record(announced, trail::removed(name, digest, &grave)).await
     }
 }

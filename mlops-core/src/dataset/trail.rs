@@ -67,8 +67,12 @@ pub(super) fn tagged(dataset: &str, before: Option<Digest>, moved: &Tag) -> Audi
 }
 
 pub(super) fn removed(dataset: &str, digest: &Digest, grave: &Grave) -> AuditEvent {
+    let mut before = json!({"version": digest, "rows": grave.rows});
+    if let Some(id) = grave.id {
+        before["removal"] = json!(id);
+    }
     AuditEvent::new(grave.removal.at, &grave.removal.by, "dataset.remove", format!("dataset {dataset}"))
-        .change(json!({"version": digest, "rows": grave.rows}), Value::Null)
+        .change(before, Value::Null)
         .because(&grave.removal.reason)
 }
 

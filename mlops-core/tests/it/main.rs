@@ -11,6 +11,7 @@ mod dataset_crashes;
 mod dataset_erasure;
 mod dataset_guard;
 mod dataset_manifests;
+mod dataset_races;
 mod datasets;
 #[cfg(feature = "jwt")]
 mod jwt;
