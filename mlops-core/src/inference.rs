@@ -8,7 +8,9 @@ use std::fmt::{Debug, Display};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use async_trait::async_trait;
 
@@ -112,7 +114,7 @@ pub fn to_batch(records: &[InferenceRecord]) -> Result<RecordBatch> {
 /// Rows of the log as records, one a row.
 ///
 /// # Errors
-/// [`Error::SchemaMismatch`] naming a column of [`log_schema`] that is missing or has another type;
+/// [`Error::SchemaMismatch`] naming a column of [`log_schema`] that is missing, has another type or null structs;
 /// [`Error::InvalidInput`] for an id that is none.
 pub fn from_batch(batch: &RecordBatch) -> Result<Vec<InferenceRecord>> {
     let column = |name: &str| batch.column_by_name(name).ok_or_else(|| Error::column(name, "missing from the log"));
@@ -121,6 +123,9 @@ pub fn from_batch(batch: &RecordBatch) -> Result<Vec<InferenceRecord>> {
         |name: &str| column(name)?.as_primitive_opt::<Int64Type>().ok_or_else(|| Error::column(name, "expected Int64"));
     let rows = |name: &str| -> Result<RecordBatch> {
         let array = column(name)?.as_struct_opt().ok_or_else(|| Error::column(name, "expected Struct"))?;
+        if array.null_count() > 0 {
+            return Err(Error::column(name, format!("{} rows are null", array.null_count())));
+        }
         Ok(RecordBatch::from(array.clone()))
     };
     let at = column("at")?;
@@ -241,5 +246,36 @@ impl InferenceLog for MemoryInferenceLog {
         let mut rows: Vec<_> = log.iter().filter(|r| (from..until).contains(&r.at)).cloned().collect();
         rows.sort_by_key(|r| r.at);
         Ok(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_structs_are_an_error() {
+        let one = RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from(vec![1])) as ArrayRef)]).unwrap();
+        let record = InferenceRecord {
+            ids: vec![PredictionId::derived(from_micros(0), b"one")],
+            at: from_micros(0),
+            deployment: "d".into(),
+            model: "m".into(),
+            version: 1,
+            arm: "a".into(),
+            key: "k".into(),
+            latency: Duration::ZERO,
+            inputs: one.clone(),
+            outputs: one,
+        };
+        let batch = to_batch(&[record]).unwrap();
+        assert_eq!(from_batch(&batch).unwrap().len(), 1);
+        let place = batch.schema().index_of("inputs").unwrap();
+        let mut fields: Vec<Field> = batch.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields[place].set_nullable(true);
+        let mut columns = batch.columns().to_vec();
+        columns[place] = arrow::array::new_null_array(fields[place].data_type(), 1);
+        let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        assert!(matches!(from_batch(&batch), Err(Error::SchemaMismatch { column, .. }) if column == "inputs"));
     }
 }

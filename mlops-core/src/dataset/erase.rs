@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use serde_json::json;
 
@@ -9,7 +10,7 @@ use super::retention::{reached, used_by};
 use super::{DatasetStore, DatasetStoreExt, DatasetVersion, MoveTag, NewDataset, Removal, Scan};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::lineage::{LineageStore, NodeKind, NodeRef};
-use crate::{DatasetRef, Error, Result, Timestamp};
+use crate::{DatasetRef, Digest, Error, Result, Timestamp};
 
 /// Rows to be forgotten: those that have one of some values in a key column, in every dataset that has that column.
 #[derive(Clone)]
@@ -61,9 +62,28 @@ impl Erasure {
         self
     }
 
-    fn rows(&self) -> Expr {
-        col(&self.column).is_in(self.values.iter().cloned())
+    /// The rows with those of the values that a column can be compared with, and whether it holds none of the others: as
+    /// one kind of column has a value as a number and another as text, it is enough to be given in the column's own.
+    fn rows(&self, column: &RecordBatch) -> (Option<Expr>, bool) {
+        let text = |value: &Value| match value {
+            Value::Text(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let comparable = |value: &&Value| col(&self.column).eq((*value).clone()).evaluate(column).is_ok();
+        let (fit, unfit): (Vec<_>, Vec<_>) = self.values.iter().partition(comparable);
+        let all = unfit.iter().all(|value| fit.iter().any(|other| text(other) == text(value)));
+        let rows = (!fit.is_empty()).then(|| col(&self.column).is_in(fit.into_iter().cloned()));
+        (rows, all)
     }
+}
+
+/// A version whose key column is of another kind than some of the values, so that it was not looked through for these.
+#[derive(Clone, Debug)]
+pub struct Unchecked {
+    /// The version.
+    pub version: DatasetRef,
+    /// The type of its key column.
+    pub data_type: String,
 }
 
 /// A version that holds the rows and stays.
@@ -91,6 +111,9 @@ pub struct ErasureReport {
     /// The versions that stay for what was made from them. Erase again once that is gone, or
     /// [`despite_use`](Erasure::despite_use).
     pub held: Vec<Held>,
+    /// The versions that may hold such rows still. Erase again with the values as these versions have them: the text `"5"`
+    /// besides the number 5.
+    pub unchecked: Vec<Unchecked>,
 }
 
 impl fmt::Display for ErasureReport {
@@ -106,6 +129,10 @@ impl fmt::Display for ErasureReport {
         for held in &self.held {
             writeln!(f, "  {} stays: {} was made from it", held.version, held.by)?;
         }
+        for Unchecked { version, data_type } in &self.unchecked {
+            let column = &self.column;
+            writeln!(f, "  {version} may hold more: {column} is {data_type}, erase also by values of that kind")?;
+        }
         for node in &self.affected {
             writeln!(f, "  had seen the rows: {node}")?;
         }
@@ -116,7 +143,9 @@ impl fmt::Display for ErasureReport {
 /// Forgets rows: finds every version that holds them, writes successors without them for the newest and for tagged
 /// versions (whose tags move), removes the versions that nothing was made from, and leaves a record in the audit log.
 ///
-/// Can be repeated: a second call finds only what is left.
+/// A successor has the time of the version it follows, and so its place among the others. A column that cannot be compared
+/// with a value is not looked through for it: see [`ErasureReport::unchecked`]. Can be repeated: a second call finds only
+/// what is left.
 ///
 /// # Errors
 /// Those of the stores; [`Error::InvalidInput`] for no values. What was done by then stays done: call it again.
@@ -131,11 +160,15 @@ pub async fn erase(
     }
     let mut report = ErasureReport { column: erasure.column.clone(), ..ErasureReport::default() };
     for name in store.names().await? {
-        erase_from(store, lineage, erasure, &name, &mut report).await?;
+        let mut seen = BTreeSet::new();
+        // An append to a version that was removed by now may have been done before that, and after the versions were
+        // listed.
+        while erase_from(store, lineage, erasure, &name, &mut seen, &mut report).await? {}
     }
     let names =
         |versions: &[DatasetRef]| versions.iter().map(|v| format!("{}@{}", v.name, v.digest)).collect::<Vec<_>>();
     let held: Vec<DatasetRef> = report.held.iter().map(|held| held.version.clone()).collect();
+    let unchecked: Vec<DatasetRef> = report.unchecked.iter().map(|unchecked| unchecked.version.clone()).collect();
     let contained: Vec<DatasetRef> = report.contained.iter().map(|(version, _)| version.clone()).collect();
     let successors: Vec<DatasetRef> = report.successors.iter().map(|(_, after)| after.reference()).collect();
     let before = json!({
@@ -146,51 +179,52 @@ pub async fn erase(
     let affected: Vec<String> = report.affected.iter().map(ToString::to_string).collect();
     let after = json!({
         "successors": names(&successors), "removed": names(&report.removed), "held": names(&held), "affected": affected,
+        "unchecked": names(&unchecked),
     });
     let event = AuditEvent::new(erasure.at, &erasure.by, "dataset.erase", format!("column {}", report.column));
     audit.append(event.change(before, after).because(&erasure.reason)).await?;
     Ok(report)
 }
 
+/// Erases from the versions of a dataset that were not seen yet, and tells whether it removed any.
 async fn erase_from(
     store: &dyn DatasetStore,
     lineage: &dyn LineageStore,
     erasure: &Erasure,
     name: &str,
+    seen: &mut BTreeSet<Digest>,
     report: &mut ErasureReport,
-) -> Result<()> {
-    let versions = store.versions(name).await?;
+) -> Result<bool> {
+    let mut versions = store.versions(name).await?;
     let newest = versions.last().map(|version| version.digest);
+    let removed = report.removed.len();
+    versions.retain(|version| seen.insert(version.digest));
     for version in versions {
-        if !version.columns.iter().any(|column| column.name == erasure.column) {
-            continue;
+        let Some(column) = version.columns.iter().find(|column| column.name == erasure.column) else { continue };
+        let reference = version.reference();
+        let scan = Scan::all().columns([&erasure.column]);
+        // No row is one of no values: only the column itself is asked for.
+        let none = scan.clone().filter(col(&erasure.column).is_in::<Value>([]));
+        let (wanted, all) = erasure.rows(&store.select(&version, none).await?);
+        if !all {
+            report.unchecked.push(Unchecked { version: reference.clone(), data_type: column.data_type.clone() });
         }
-        let scan = Scan::all().columns([&erasure.column]).filter(erasure.rows());
-        let mut found = match store.scan(&version, scan).await {
-            // Its column of that name holds other things than these values.
-            Err(Error::SchemaMismatch { .. }) => continue,
-            found => found?,
-        };
+        let Some(wanted) = wanted else { continue };
+        let mut found = store.scan(&version, scan.filter(wanted.clone())).await?;
         let mut rows = 0;
-        loop {
-            match found.try_next().await {
-                Ok(Some(batch)) => rows += batch.num_rows() as u64,
-                Ok(None) => break,
-                Err(Error::SchemaMismatch { .. }) => break,
-                Err(error) => return Err(error),
-            }
+        while let Some(batch) = found.try_next().await? {
+            rows += batch.num_rows() as u64;
         }
         if rows == 0 {
             continue;
         }
-        let reference = version.reference();
         report.contained.push((reference.clone(), rows));
         let reached = reached(lineage, &version).await?;
         report.affected.extend(reached.into_iter().filter(|node| node.kind != NodeKind::Dataset));
         let tags: Vec<_> = store.tags(name).await?.into_iter().filter(|t| t.version == Some(version.digest)).collect();
         let user = used_by(lineage, &version).await?;
         if newest == Some(version.digest) || !tags.is_empty() {
-            let after = successor(store, lineage, erasure, &version, rows).await?;
+            let after = successor(store, lineage, erasure, &version, wanted, rows).await?;
             for tag in &tags {
                 let change = match &after {
                     Some(after) => MoveTag::create(&tag.tag, after).from(&version),
@@ -198,6 +232,7 @@ async fn erase_from(
                 };
                 store.tag(change.by(&erasure.by).at(erasure.at)).await?;
             }
+            seen.extend(after.iter().map(|after| after.digest));
             report.successors.extend(after.map(|after| (reference.clone(), after)));
         }
         match user {
@@ -209,7 +244,7 @@ async fn erase_from(
             }
         }
     }
-    Ok(())
+    Ok(report.removed.len() > removed)
 }
 
 /// The version without the rows; none if it would be empty.
@@ -218,13 +253,14 @@ async fn successor(
     lineage: &dyn LineageStore,
     erasure: &Erasure,
     version: &DatasetVersion,
+    wanted: Expr,
     rows: u64,
 ) -> Result<Option<DatasetVersion>> {
     if rows == version.rows {
         return Ok(None);
     }
     // A null is none of the values, though comparing says only that it is not known.
-    let others = col(&erasure.column).is_null().or(erasure.rows().not());
+    let others = col(&erasure.column).is_null().or(wanted.not());
     let mut batches = store.scan(version, Scan::all().filter(others)).await?;
     let Some(first) = batches.try_next().await? else { return Ok(None) };
     let schema = first.schema();
@@ -235,7 +271,7 @@ async fn successor(
         .parent(version)
         .source(format!("erasure of {rows} rows by column {}", erasure.column))
         .author(&erasure.by)
-        .at(erasure.at);
+        .at(version.created_at);
     let after = store.commit(new).await?;
     let kept = store.read(&after).await?.try_fold(0, |n, batch| async move { Ok(n + batch.num_rows() as u64) }).await?;
     if kept + rows != version.rows {

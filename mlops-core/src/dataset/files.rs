@@ -185,13 +185,15 @@ pub(super) async fn read(
         FileFormat::Csv => {
             let decoder = arrow::csv::ReaderBuilder::new(schema)
                 .with_header(true)
+                .with_header_validation(scan.strict)
                 .with_batch_size(scan.batch_rows)
                 .build_decoder();
             Ok(push(reader, Decoder::Csv(Box::new(decoder)), scan))
         }
         FileFormat::JsonLines => {
-            let builder = arrow::json::ReaderBuilder::new(schema).with_batch_size(scan.batch_rows);
-            Ok(push(reader, Decoder::Json(Box::new(builder.build_decoder()?)), scan))
+            let builder = arrow::json::ReaderBuilder::new(schema).with_strict_mode(scan.strict);
+            let decoder = builder.with_batch_size(scan.batch_rows).build_decoder()?;
+            Ok(push(reader, Decoder::Json(Box::new(decoder)), scan))
         }
         FileFormat::ArrowIpc => {
             let data: Vec<Bytes> = reader.stream().try_collect().await?;

@@ -29,8 +29,10 @@ mod files;
 mod guard;
 mod import;
 mod looks;
+mod manifest;
 mod open;
 mod parquet;
+mod partitions;
 mod retention;
 mod segment;
 mod stats;
@@ -54,7 +56,7 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(docsrs, doc(cfg(feature = "delta")))]
 pub use self::delta::{DeltaDatasets, Purged};
 pub use self::diff::{ColumnDiff, DatasetDiff, RowDiff, diff};
-pub use self::erase::{Erasure, ErasureReport, Held, erase};
+pub use self::erase::{Erasure, ErasureReport, Held, Unchecked, erase};
 pub use self::expr::{ColumnExpr, Comparison, Expr, Value, col};
 pub use self::files::FileFormat;
 pub use self::guard::{DatasetsAs, GuardedDatasets};
@@ -62,7 +64,6 @@ pub use self::open::DatasetSpec;
 pub use self::parquet::ParquetDatasets;
 pub use self::retention::{Removal, Retained, Retention, retain};
 pub use self::stats::{ColumnSketch, ColumnStats};
-use crate::clock::from_micros;
 use crate::lineage::{Edge, Node, NodeRef};
 use crate::package::DatasetRef;
 use crate::store::{Blob, blocking};
@@ -217,7 +218,7 @@ pub struct NewDataset {
     partition_by: Vec<String>,
     source: String,
     author: String,
-    at: Timestamp,
+    at: Option<Timestamp>,
 }
 
 impl Debug for NewDataset {
@@ -237,7 +238,7 @@ impl Debug for NewDataset {
 impl NewDataset {
     fn of(name: String, rows: Rows) -> Self {
         let (source, author) = (String::new(), String::new());
-        Self { name, rows, parent: None, base: None, partition_by: Vec::new(), source, author, at: from_micros(0) }
+        Self { name, rows, parent: None, base: None, partition_by: Vec::new(), source, author, at: None }
     }
 
     /// Rows for the dataset `name`.
@@ -255,7 +256,8 @@ impl NewDataset {
     }
 
     /// Files on disk, kept as they are, byte for byte; the ending of each name tells its [`FileFormat`]. All have the
-    /// columns of the first, or those of [`schema`](Self::schema).
+    /// columns of the first, or those of [`schema`](Self::schema): CSV files in their header, in that order; lines of JSON
+    /// may lack some, which are null then.
     pub fn files<P: Into<PathBuf>>(name: impl Into<String>, paths: impl IntoIterator<Item = P>) -> Self {
         Self::of(name.into(), Rows::Files(paths.into_iter().map(Into::into).collect(), None))
     }
@@ -305,9 +307,9 @@ impl NewDataset {
         self
     }
 
-    /// When (default: 1970, so that nothing reads a clock by itself).
+    /// When (default: what the store's clock tells).
     pub fn at(mut self, at: Timestamp) -> Self {
-        self.at = at;
+        self.at = Some(at);
         self
     }
 
@@ -338,6 +340,18 @@ impl NewDataset {
             _ => Ok(()),
         }
     }
+}
+
+/// Sorts the versions of a dataset as [`DatasetStore::versions`] lists them.
+fn sort_versions(versions: &mut [DatasetVersion]) {
+    let known: BTreeMap<Digest, (Timestamp, Option<Digest>)> =
+        versions.iter().map(|v| (v.digest, (v.created_at, v.parent.as_ref().map(|parent| parent.digest)))).collect();
+    // How many versions of the same time it was made from, one by one.
+    let steps = |version: &DatasetVersion| {
+        let then = |digest: &Digest| known.get(digest).filter(|(at, _)| *at == version.created_at);
+        std::iter::successors(then(&version.digest), |(_, parent)| then(&(*parent)?)).skip(1).count()
+    };
+    versions.sort_by_cached_key(|version| (version.created_at, steps(version), version.digest));
 }
 
 /// Checks what every schema must be.
@@ -377,6 +391,8 @@ pub struct Scan {
     columns: Option<Vec<String>>,
     filter: Option<Expr>,
     batch_rows: usize,
+    /// Whether text files must name the columns as the schema does. A version that was committed is read as it was then.
+    strict: bool,
 }
 
 impl Default for Scan {
@@ -388,7 +404,7 @@ impl Default for Scan {
 impl Scan {
     /// All rows and columns, in batches of at most 65,536 rows.
     pub fn all() -> Self {
-        Self { columns: None, filter: None, batch_rows: 65_536 }
+        Self { columns: None, filter: None, batch_rows: 65_536, strict: false }
     }
 
     /// Only these columns, in the version's order. Parquet files are read only where these columns are.
@@ -409,6 +425,11 @@ impl Scan {
     /// The most rows of a batch (default 65,536, at least 1).
     pub fn batch_rows(mut self, rows: usize) -> Self {
         self.batch_rows = rows.max(1);
+        self
+    }
+
+    fn strict(mut self) -> Self {
+        self.strict = true;
         self
     }
 
@@ -465,14 +486,14 @@ pub struct MoveTag {
     to: Option<Digest>,
     from: Option<Digest>,
     by: String,
-    at: Timestamp,
+    at: Option<Timestamp>,
 }
 
 impl MoveTag {
     /// Sets a tag that does not exist to `version`.
     pub fn create(tag: impl Into<String>, version: &DatasetVersion) -> Self {
         let (dataset, to) = (version.name.clone(), Some(version.digest));
-        Self { dataset, tag: tag.into(), to, from: None, by: String::new(), at: from_micros(0) }
+        Self { dataset, tag: tag.into(), to, from: None, by: String::new(), at: None }
     }
 
     /// Removes a tag that names `version`.
@@ -492,9 +513,9 @@ impl MoveTag {
         self
     }
 
-    /// When (default: 1970).
+    /// When (default: what the store's clock tells).
     pub fn at(mut self, at: Timestamp) -> Self {
-        self.at = at;
+        self.at = Some(at);
         self
     }
 }
@@ -519,7 +540,8 @@ pub trait DatasetStore: Debug + Display + Send + Sync + 'static {
     /// The version with that digest.
     async fn version(&self, name: &str, digest: &Digest) -> Result<DatasetVersion>;
 
-    /// All versions of a dataset, by time of commit, then by digest; empty for a name never committed.
+    /// All versions of a dataset, by time of commit; of those of one time, each after the one it was made from, then by
+    /// digest. Empty for a name never committed.
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>>;
 
     /// The names of all datasets that have a version, in order.

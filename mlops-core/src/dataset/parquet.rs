@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -10,19 +10,22 @@ use futures::TryStreamExt;
 use futures::future::{ready, try_join3};
 use futures::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::manifest::{self, Named};
+use super::partitions::segments;
 use super::stats::{self, ColumnSketch};
 use super::trail::{self, Announced, Change};
-use super::written::{self, Kept, Origin, Written, decode_schema, segments, some_batch};
+use super::written::{self, Kept, Origin, Written, decode_schema, some_batch};
 use super::{
     Base, DataFile, DatasetStore, DatasetVersion, FileFormat, MoveTag, NewDataset, Partition, Removal, Rows, Scan, Tag,
-    blocking, check_schema, files, same_columns, segment, tags,
+    blocking, check_schema, files, same_columns, segment, sort_versions, tags,
 };
 use crate::audit::{AuditEvent, AuditLog};
 use crate::store::{
-    ArtifactStore, ArtifactStoreExt, Blob, BlobReader, BlobWriter, Lease, PutMode, Roots, alone, check_name, is_whole,
+    ArtifactStore, ArtifactStoreExt, Blob, BlobReader, BlobWriter, Lease, PutMode, alone, check_name, is_whole,
 };
-use crate::{Clock, Digest, Error, Result, SystemClock, Timestamp};
+use crate::{Clock, DatasetRef, Digest, Error, Result, SystemClock, Timestamp};
 
 /// Segments that are encoded at the same time.
 const PARALLEL: usize = 2;
@@ -44,15 +47,17 @@ pub struct ParquetDatasets {
     pub(super) store: Arc<dyn ArtifactStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) audit: Option<Arc<dyn AuditLog>>,
+    pub(super) named: Arc<Mutex<BTreeMap<String, Named>>>,
 }
 
 impl ParquetDatasets {
     /// Dataset versions in `store`.
     pub fn new(store: impl ArtifactStore) -> Self {
-        Self { store: Arc::new(store), clock: Arc::new(SystemClock), audit: None }
+        Self { store: Arc::new(store), clock: Arc::new(SystemClock), audit: None, named: Arc::default() }
     }
 
-    /// The clock of the leases that keep a garbage collection away from a commit (default: the system's).
+    /// The clock that tells when versions were committed and tags moved, and how long the leases hold that keep a garbage
+    /// collection away from a commit (default: the system's).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
@@ -121,8 +126,8 @@ impl ParquetDatasets {
     /// The files of the newest version, by their rows. Whatever cannot be read is not known.
     async fn known(&self, name: &str) -> BTreeMap<Digest, Blob> {
         let found = self.store.list(&format!("datasets/{name}/")).await.unwrap_or_default();
-        let newest = found.iter().max_by_key(|object| object.modified);
-        let digest = newest.and_then(|object| object.key.rsplit('/').next()?.parse().ok());
+        let found = found.iter().filter_map(|object| Some((object.modified, manifest::of_key(&object.key)?.1)));
+        let digest = found.max_by_key(|(modified, _)| *modified).map(|(_, digest)| digest);
         let version = match digest {
             Some(digest) => self.version(name, &digest).await.ok(),
             None => None,
@@ -138,10 +143,12 @@ impl ParquetDatasets {
 
     /// Commits as long as the lease holds, and says whether it did to the end.
     async fn commit_under(&self, new: NewDataset, lease: &Lease) -> Result<(DatasetVersion, Announced, Result<()>)> {
-        if let Some(Base::Append(before) | Base::ReplacePartitions(before)) = &new.base {
-            // Should it be removed from here on, its files stay while the lease is held.
-            self.version(&before.name, &before.digest).await?;
-        }
+        let before = match &new.base {
+            Some(Base::Append(before) | Base::ReplacePartitions(before)) => Some(before.reference()),
+            None => None,
+        };
+        // Should it be removed from here on, its files stay while the lease is held.
+        self.check_there(before.as_ref()).await?;
         let NewDataset { name, rows, parent, base, partition_by, source, author, at } = new;
         let (schema, mut written) = match rows {
             Rows::Files(paths, schema) => self.import(paths, schema, lease).await?,
@@ -166,26 +173,37 @@ impl ParquetDatasets {
             let (Base::Append(before) | Base::ReplacePartitions(before)) = base;
             same_columns(&*self.schema(before).await?, &schema)?;
             let sketches = match base {
-                Base::Append(before) => self.sketches(before).await?,
+                Base::Append(before) => self.sketches_under(before, Some(lease)).await?,
                 Base::ReplacePartitions(_) => Vec::new(),
             };
             written.onto(base, sketches, &partition_by)?;
         }
         let kept = Kept::put(&*self.store, &schema, &written.sketches).await?;
+        let at = at.unwrap_or_else(|| self.clock.now());
         let version = written.into_version(Origin { name, parent, source, author, at }, &schema, kept)?;
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
-        let manifest = crate::json::to_canonical(&version)?;
+        self.check_there(before.as_ref()).await?;
+        let sealed = manifest::seal(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
         let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
         lease.check()?;
         let version = loop {
-            match self.store.put_opts(&key, manifest.clone().into(), PutMode::Create).await {
-                Ok(()) => break version,
+            match self.store.put_opts(&key, sealed.clone().into(), PutMode::Create).await {
+                Ok(()) => {
+                    // An erasure that removed it before it could see this version shall not find its rows here again; one
+                    // that removes it later lists the versions once more.
+                    if let Err(gone) = self.check_there(before.as_ref()).await {
+                        self.store.delete(&key).await?;
+                        self.retract(announced).await;
+                        return Err(gone);
+                    }
+                    break version;
+                }
                 Err(Error::AlreadyExists { .. }) => match self.version(&version.name, &version.digest).await {
                     // What is there is damaged: the same version, written anew, mends it.
                     Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => {
-                        self.store.put_opts(&key, manifest.into(), PutMode::Overwrite).await?;
+                        self.store.put_opts(&key, sealed.into(), PutMode::Overwrite).await?;
                         break version;
                     }
                     // Removed since.
@@ -198,13 +216,71 @@ impl ParquetDatasets {
         Ok((version, announced, lease.check()))
     }
 
+    /// The sketches that were kept, or those of all rows if there are none or they are of an earlier format.
+    async fn sketches_under(&self, version: &DatasetVersion, lease: Option<&Lease>) -> Result<Vec<ColumnSketch>> {
+        if let Some(kept) = written::kept_sketches(&*self.store, version).await? {
+            return Ok(kept);
+        }
+        let mut sketches = stats::empty(version.columns.len())?;
+        let mut batches = self.scan(version, Scan::all()).await?;
+        while let Some(batch) = batches.try_next().await? {
+            stats::update(&mut sketches, &batch)?;
+            if let Some(lease) = lease {
+                lease.keep().await?;
+            }
+        }
+        Ok(sketches)
+    }
+
+    async fn check_there(&self, version: Option<&DatasetRef>) -> Result<()> {
+        match version {
+            Some(DatasetRef { name, digest }) => self.version(name, digest).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a manifest, unless a tag names the version. Whoever tags it meanwhile looks for the manifest afterwards, as
+    /// this looks for tags: one of the two sees the other. Under the lease the files of one that is put back are there.
+    async fn unlist(&self, version: &DatasetVersion, lease: &Lease) -> Result<()> {
+        let key = Self::manifest_key(&version.name, &version.digest);
+        let manifest = match self.store.get(&key).await {
+            Err(Error::NotFound { .. }) => return Ok(()),
+            manifest => manifest?,
+        };
+        self.store.delete(&key).await?;
+        let untagged = tags::check_untagged(&*self.store, version).await;
+        if untagged.is_err() {
+            lease.check()?;
+            match self.store.put_opts(&key, manifest, PutMode::Create).await {
+                Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        untagged
+    }
+
+    /// Writes the next move of a tag and records it; an error if somebody else did.
+    async fn move_tag(&self, dataset: &str, from: Option<Digest>, moved: &Tag) -> Result<()> {
+        let announced = self.announce(dataset, Change::Tag(moved.tag.clone(), moved.revision)).await?;
+        let key = trail::tag_key(dataset, &moved.tag, moved.revision);
+        match self.store.put_opts(&key, crate::json::to_canonical(moved)?.into(), PutMode::Create).await {
+            Ok(()) => self.record(announced, trail::tagged(dataset, from, moved)).await,
+            Err(Error::AlreadyExists { .. }) => {
+                self.retract(announced).await;
+                let now = tags::newest(&*self.store, dataset, &moved.tag).await?.and_then(|tag| tag.version);
+                Err(conflict(dataset, &moved.tag, from, now))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Decides about a manifest that came after its lease was over: a collection may have taken what it names. Others may
     /// have committed the same version, found the manifest and acknowledged it, whoever wrote it; so it goes only if
     /// something is missing while nobody commits: whoever has acknowledged it has seen to it that nothing is.
     async fn settle(&self, version: &DatasetVersion, expired: Error) -> Result<()> {
         let lock = alone(&self.store, &self.clock).await?;
         let settled = async {
-            for digest in named(version) {
+            for digest in manifest::artifacts(version) {
                 lock.keep().await?;
                 if !is_whole(&*self.store, &digest).await? {
                     lock.check()?;
@@ -246,7 +322,10 @@ struct Encoded {
 /// What stays of a version that was removed.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Grave {
-    parent: Option<crate::package::DatasetRef>,
+    /// Tells it from another removal of a version that came back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) id: Option<Uuid>,
+    parent: Option<DatasetRef>,
     created_at: Timestamp,
     pub(super) rows: u64,
     pub(super) removal: Removal,
@@ -255,10 +334,9 @@ pub(super) struct Grave {
     pub(super) committed: Option<AuditEvent>,
 }
 
-/// All artifacts that a version names.
-fn named(version: &DatasetVersion) -> impl Iterator<Item = Digest> {
-    let files = version.files.iter().map(|file| file.blob.digest);
-    files.chain(version.sketches).chain([version.schema])
+fn conflict(dataset: &str, tag: &str, expected: Option<Digest>, found: Option<Digest>) -> Error {
+    let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
+    Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(expected), found: said(found) }
 }
 
 impl fmt::Display for ParquetDatasets {
@@ -296,10 +374,9 @@ impl DatasetStore for ParquetDatasets {
             }
             other => other?,
         };
-        let version: DatasetVersion =
-            serde_json::from_slice(&manifest).map_err(|e| Error::invalid(format!("manifest of {name}"), e))?;
+        let version = manifest::unseal(name, &manifest)?;
         let found = version.digest_of()?;
-        if found == *digest && version.digest == found {
+        if found == *digest && version.digest == found && version.name == name {
             Ok(version)
         } else {
             Err(Error::Corrupt { what: format!("manifest of dataset {name}"), expected: *digest, found })
@@ -308,22 +385,25 @@ impl DatasetStore for ParquetDatasets {
 
     async fn versions(&self, name: &str) -> Result<Vec<DatasetVersion>> {
         check_name("dataset name", name)?;
-        let mut versions = Vec::new();
-        for object in self.store.list(&format!("datasets/{name}/")).await? {
-            let digest = object.key.rsplit('/').next().unwrap_or_default().parse()?;
+        let objects = self.store.list(&format!("datasets/{name}/")).await?;
+        let found: Vec<Digest> = objects.iter().filter_map(|object| Some(manifest::of_key(&object.key)?.1)).collect();
+        let read = |digest: Digest| async move {
             match self.version(name, &digest).await {
                 // Removed since it was listed.
-                Err(Error::NotFound { .. }) => {}
-                version => versions.push(version?),
+                Err(Error::NotFound { .. }) => Ok(None),
+                version => version.map(Some),
             }
-        }
-        versions.sort_by_key(|v| (v.created_at, v.digest));
+        };
+        let read = stream::iter(found).map(read).buffer_unordered(manifest::PARALLEL);
+        let mut versions: Vec<_> = read.try_filter_map(|version| async { Ok(version) }).try_collect().await?;
+        sort_versions(&mut versions);
         Ok(versions)
     }
 
     async fn names(&self) -> Result<Vec<String>> {
         let objects = self.store.list("datasets/").await?;
-        let names: BTreeSet<&str> = objects.iter().filter_map(|object| object.key.split('/').nth(1)).collect();
+        let names: BTreeSet<&str> =
+            objects.iter().filter_map(|object| Some(manifest::of_key(&object.key)?.0)).collect();
         Ok(names.into_iter().map(str::to_owned).collect())
     }
 
@@ -345,10 +425,7 @@ impl DatasetStore for ParquetDatasets {
     }
 
     async fn sketches(&self, version: &DatasetVersion) -> Result<Vec<ColumnSketch>> {
-        match written::kept_sketches(&*self.store, version).await? {
-            Some(kept) => Ok(kept),
-            None => written::sketch(version.columns.len(), self.scan(version, Scan::all()).await?).await,
-        }
+        self.sketches_under(version, None).await
     }
 
     async fn tag(&self, change: MoveTag) -> Result<Tag> {
@@ -357,30 +434,32 @@ impl DatasetStore for ParquetDatasets {
         check_name("tag", &tag)?;
         let now = tags::newest(&*self.store, &dataset, &tag).await?;
         let seen = now.as_ref().and_then(|tag| tag.version);
-        let conflict = |found: Option<Digest>| {
-            let said = |digest: Option<Digest>| digest.map_or("no version".to_owned(), |d| d.to_string());
-            Error::Conflict { what: "tag", name: format!("{dataset}@{tag}"), expected: said(from), found: said(found) }
-        };
         if seen != from {
-            return Err(conflict(seen));
+            return Err(conflict(&dataset, &tag, from, seen));
         }
-        if let Some(to) = &to {
-            self.version(&dataset, to).await?;
-        }
-        let revision = now.map_or(1, |tag| tag.revision + 1);
-        let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
-        let data = crate::json::to_canonical(&moved)?;
-        let announced = self.announce(&dataset, Change::Tag(tag.clone(), revision)).await?;
-        match self.store.put_opts(&trail::tag_key(&dataset, &tag, revision), data.into(), PutMode::Create).await {
-            Ok(()) => {
-                self.record(announced, trail::tagged(&dataset, from, &moved)).await?;
-                Ok(moved)
+        let there = async |version: Option<Digest>| match version {
+            Some(digest) => self.version(&dataset, &digest).await.map(drop),
+            None => Ok(()),
+        };
+        there(to).await?;
+        let (revision, at) = (now.map_or(1, |tag| tag.revision + 1), at.unwrap_or_else(|| self.clock.now()));
+        let mut moved = Tag { tag, version: to, revision, at, by };
+        self.move_tag(&dataset, from, &moved).await?;
+        match there(to).await {
+            Err(removed @ Error::NotFound { .. }) => {
+                // Back to where it was, or nowhere if that went too; unless somebody moved it on.
+                for back in [from, None] {
+                    let now = std::mem::replace(&mut moved.version, back);
+                    moved.revision += 1;
+                    match self.move_tag(&dataset, now, &moved).await {
+                        Ok(()) if matches!(there(back).await, Err(Error::NotFound { .. })) => {}
+                        Ok(()) | Err(Error::Conflict { .. }) => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+                Err(removed)
             }
-            Err(Error::AlreadyExists { .. }) => {
-                self.retract(announced).await;
-                Err(conflict(tags::newest(&*self.store, &dataset, &tag).await?.and_then(|tag| tag.version)))
-            }
-            Err(error) => Err(error),
+            there => there.map(|()| moved),
         }
     }
 
@@ -400,24 +479,19 @@ impl DatasetStore for ParquetDatasets {
         };
         let committed = Some(trail::committed(&stored));
         let DatasetVersion { parent, created_at, rows, .. } = stored;
-        let grave = Grave { parent, created_at, rows, removal, committed };
+        let grave = Grave { id: Some(Uuid::new_v4()), parent, created_at, rows, removal, committed };
         let announced = self.announce(name, Change::Remove(*digest)).await?;
         // One that is there is of an earlier removal: of a version that came back, or one that was not carried out.
         self.store.put(&format!("removed/{name}/{digest}"), crate::json::to_canonical(&grave)?.into()).await?;
-        self.store.delete(&Self::manifest_key(name, digest)).await?;
-        self.record(announced, trail::removed(name, digest, &grave)).await
-    }
-}
-
-/// All that the versions name: hand it to a [`Collector`](crate::store::Collector) that frees what they do not.
-#[async_trait]
-impl Roots for ParquetDatasets {
-    async fn live(&self, live: &mut BTreeSet<Digest>) -> Result<()> {
-        for name in self.names().await? {
-            for version in self.versions(&name).await? {
-                live.extend(named(&version));
+        let lease = Lease::acquire(Arc::clone(&self.store), Arc::clone(&self.clock)).await?;
+        let unlisted = self.unlist(version, &lease).await;
+        lease.release().await.ok();
+        if let Err(error) = unlisted {
+            if matches!(error, Error::InvalidInput { .. }) {
+                self.retract(announced).await;
             }
+            return Err(error);
         }
-        Ok(())
+        self.record(announced, trail::removed(name, digest, &grave)).await
     }
 }

@@ -47,10 +47,14 @@ pub(super) struct Segmenter {
 
 impl Segmenter {
     pub(super) fn new(schema: SchemaRef) -> Self {
-        let width = |kind: &DataType| kind.primitive_width().unwrap_or(32);
         let row: usize = schema.fields().iter().map(|field| width(field.data_type())).sum();
         let usual = (SEGMENT / row.max(1)).next_power_of_two().clamp(1 << 10, 1 << 20);
         Self { schema, pending: Vec::new(), rows: 0, bytes: 0, usual }
+    }
+
+    /// About the bytes of the rows after the last cut.
+    pub(super) fn pending(&self) -> u64 {
+        self.bytes
     }
 
     /// Adds rows, and returns the segments that are complete by them.
@@ -86,15 +90,77 @@ impl Segmenter {
     }
 }
 
-/// A hash of each row and about the bytes it takes. Columns of nested types do not count: fewer rows differ then.
+/// About the bytes of a value, where its type tells.
+fn width(kind: &DataType) -> usize {
+    match kind {
+        DataType::FixedSizeBinary(n) => usize::try_from(*n).unwrap_or(0),
+        DataType::FixedSizeList(field, n) => usize::try_from(*n).unwrap_or(0).saturating_mul(width(field.data_type())),
+        DataType::Struct(fields) => fields.iter().map(|field| width(field.data_type())).sum(),
+        DataType::Dictionary(keys, _) => width(keys),
+        kind => kind.primitive_width().unwrap_or(32),
+    }
+}
+
+/// About the bytes of each value of a nested type: those of a list by its length.
+fn nested_sizes(array: &dyn Array) -> Vec<usize> {
+    let sums = |values: &dyn Array, start: usize, lengths: &mut dyn Iterator<Item = usize>| {
+        let sizes = nested_sizes(values);
+        let mut rest = sizes.get(start..).unwrap_or(&[]);
+        let sum = |length: usize| {
+            let (these, others) = rest.split_at(length.min(rest.len()));
+            rest = others;
+            8 + these.iter().sum::<usize>()
+        };
+        lengths.map(sum).collect()
+    };
+    match array.data_type() {
+        DataType::List(_) | DataType::Map(..) => {
+            let (values, offsets): (&dyn Array, _) = match array.as_list_opt::<i32>() {
+                Some(list) => (list.values(), list.offsets()),
+                None => (array.as_map().entries(), array.as_map().offsets()),
+            };
+            sums(values, usize::try_from(offsets[0]).unwrap_or(0), &mut offsets.lengths())
+        }
+        DataType::LargeList(_) => {
+            let list = array.as_list::<i64>();
+            sums(list.values(), usize::try_from(list.offsets()[0]).unwrap_or(0), &mut list.offsets().lengths())
+        }
+        DataType::Struct(_) => {
+            let mut sizes = vec![0; array.len()];
+            for column in array.as_struct().columns() {
+                sizes.iter_mut().zip(nested_sizes(column)).for_each(|(sum, size)| *sum += size);
+            }
+            sizes
+        }
+        DataType::Utf8 | DataType::Binary | DataType::LargeUtf8 | DataType::LargeBinary => {
+            let lengths = |array: &dyn Array| -> Option<Vec<usize>> {
+                if let Some(texts) = array.as_string_opt::<i32>() {
+                    return Some(texts.offsets().lengths().collect());
+                }
+                if let Some(texts) = array.as_string_opt::<i64>() {
+                    return Some(texts.offsets().lengths().collect());
+                }
+                if let Some(bytes) = array.as_binary_opt::<i32>() {
+                    return Some(bytes.offsets().lengths().collect());
+                }
+                Some(array.as_binary_opt::<i64>()?.offsets().lengths().collect())
+            };
+            lengths(array).unwrap_or_else(|| vec![32; array.len()]).into_iter().map(|length| length + 8).collect()
+        }
+        kind => vec![width(kind); array.len()],
+    }
+}
+
+/// A hash of each row and about the bytes it takes. Columns of nested types have a size and no hash: fewer rows
+/// differ then.
 fn describe_rows(batch: &RecordBatch) -> (Vec<u64>, Vec<u64>) {
     let mut hashes = vec![0u64; batch.num_rows()];
     let mut sizes = vec![0u64; batch.num_rows()];
-    let mut add = |i: usize, hash: u64, size: usize| {
-        hashes[i] = mix(hashes[i].rotate_left(5) ^ hash);
-        sizes[i] += size as u64;
-    };
     for array in batch.columns() {
+        let mut add = |i: usize, hash: u64, size: usize| {
+            hashes[i] = mix(hashes[i].rotate_left(5) ^ hash);
+            sizes[i] += size as u64;
+        };
         let rows = 0..array.len();
         macro_rules! texts {
             ($array:expr) => {{
@@ -117,7 +183,13 @@ fn describe_rows(batch: &RecordBatch) -> (Vec<u64>, Vec<u64>) {
                 rows.for_each(|i| add(i, u64::from(flags.is_valid(i) && flags.value(i)) + 1, 1));
             }
             kind => {
-                let Some(width) = kind.primitive_width() else { continue };
+                let Some(width) = kind.primitive_width() else {
+                    // Added by themselves: a hash would move the cuts of rows that were committed.
+                    for (i, size) in nested_sizes(array).into_iter().enumerate() {
+                        sizes[i] += size as u64;
+                    }
+                    continue;
+                };
                 let data = array.to_data();
                 let bytes = data.buffers().first().map_or(&[][..], |buffer| buffer.as_slice());
                 let bytes = bytes.get(data.offset() * width..).unwrap_or(&[]);
@@ -279,6 +351,26 @@ mod tests {
         let inserted = [all.slice(0, 1_000), rows(50), all.slice(1_000, 4_999_000)];
         let moved = cut(&inserted);
         assert_eq!(moved[moved.len() - 2..], whole[whole.len() - 2..], "{moved:?} after {whole:?}");
+    }
+
+    #[test]
+    fn rows_of_nested_columns_are_counted_by_their_bytes() {
+        use arrow::array::{FixedSizeListArray, Float32Array, ListArray};
+        use arrow::datatypes::{Field, Float32Type};
+        // 60,000 images of 784 numbers are 188 MB.
+        let pixels = Arc::new(Float32Array::from(vec![0.5; 784 * 60_000]));
+        let item = Arc::new(Field::new_list_field(DataType::Float32, false));
+        let images: ArrayRef = Arc::new(FixedSizeListArray::new(item, 784, pixels, None));
+        let images = RecordBatch::try_from_iter([("image", images)]).unwrap();
+        let sizes = cut(&[images.slice(0, 25_000), images.slice(25_000, 35_000)]);
+        assert!(sizes.iter().all(|rows| rows * 784 * 4 <= LARGEST as usize + 4_096), "{sizes:?}");
+        assert_eq!(sizes, cut(std::slice::from_ref(&images)));
+        let lists = (0..20_000).map(|i| Some(vec![Some(i as f32); 4_000 * usize::from(i % 2 == 0)]));
+        let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists));
+        let lists = RecordBatch::try_from_iter([("list", lists)]).unwrap();
+        let sizes = cut(&[lists.slice(0, 7), lists.slice(7, 19_993)]);
+        assert!(sizes.iter().all(|rows| rows / 2 * 16_000 <= LARGEST as usize + 32_000), "{sizes:?}");
+        assert_eq!(sizes, cut(std::slice::from_ref(&lists)));
     }
 
     #[test]

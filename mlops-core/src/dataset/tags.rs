@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{DatasetVersion, Tag};
 #[cfg(feature = "delta")]
 use super::MoveTag;
+use super::{DatasetVersion, Tag};
 #[cfg(feature = "delta")]
 use crate::audit::AuditEvent;
 use crate::store::{ArtifactStore, check_name};
@@ -32,6 +32,7 @@ pub(super) async fn move_tag(store: &dyn ArtifactStore, change: MoveTag) -> Resu
         return Err(conflict(seen));
     }
     let revision = now.map_or(1, |tag| tag.revision + 1);
+    let at = at.unwrap_or_else(|| crate::Clock::now(&crate::SystemClock));
     let moved = Tag { tag: tag.clone(), version: to, revision, at, by };
     let key = super::trail::tag_key(&dataset, &tag, revision);
     let data = crate::json::to_canonical(&moved)?;
@@ -53,7 +54,7 @@ pub(super) async fn list(store: &dyn ArtifactStore, name: &str) -> Result<Vec<Ta
     // Keys sort by revision, so the last of each tag is the newest.
     let objects = store.list(&format!("tags/{name}/")).await?;
     let newest: BTreeMap<&str, &str> =
-        objects.iter().filter_map(|o| Some((o.key.split('/').nth(2)?, o.key.as_str()))).collect();
+        objects.iter().filter_map(|o| Some((super::trail::tag_moved(&o.key)?, o.key.as_str()))).collect();
     let mut tags = Vec::new();
     for key in newest.values() {
         let tag = read(store, key).await?;
@@ -75,7 +76,9 @@ pub(super) async fn check_untagged(store: &dyn ArtifactStore, version: &DatasetV
 
 /// The newest revision of a tag; none for one that was never set.
 pub(super) async fn newest(store: &dyn ArtifactStore, dataset: &str, tag: &str) -> Result<Option<Tag>> {
-    match store.list(&format!("tags/{dataset}/{tag}/")).await?.pop() {
+    let mut moves = store.list(&format!("tags/{dataset}/{tag}/")).await?;
+    moves.retain(|object| super::trail::tag_moved(&object.key).is_some());
+    match moves.pop() {
         Some(newest) => read(store, &newest.key).await.map(Some),
         None => Ok(None),
     }

@@ -45,6 +45,13 @@ pub(super) fn tag_key(dataset: &str, tag: &str, revision: u64) -> String {
     format!("tags/{dataset}/{tag}/{revision:020}")
 }
 
+/// The tag whose move is stored under a key; none for a stranger.
+pub(super) fn tag_moved(key: &str) -> Option<&str> {
+    let mut parts = key.strip_prefix("tags/")?.split('/').skip(1);
+    let (tag, revision) = (parts.next()?, parts.next()?);
+    (revision.parse::<u64>().is_ok() && parts.next().is_none()).then_some(tag)
+}
+
 pub(super) fn committed(version: &DatasetVersion) -> AuditEvent {
     let DatasetVersion { name, digest, rows, parent, source, .. } = version;
     let after = json!({"version": digest, "rows": rows, "parent": parent, "source": source});
@@ -53,13 +60,19 @@ pub(super) fn committed(version: &DatasetVersion) -> AuditEvent {
 }
 
 pub(super) fn tagged(dataset: &str, before: Option<Digest>, moved: &Tag) -> AuditEvent {
+    // With its revision: a tag that goes forth and back and forth at one time makes three entries.
+    let after = json!({"version": moved.version, "revision": moved.revision});
     AuditEvent::new(moved.at, &moved.by, "dataset.tag", format!("dataset {dataset}@{}", moved.tag))
-        .change(json!(before), json!(moved.version))
+        .change(json!({"version": before}), after)
 }
 
 pub(super) fn removed(dataset: &str, digest: &Digest, grave: &Grave) -> AuditEvent {
+    let mut before = json!({"version": digest, "rows": grave.rows});
+    if let Some(id) = grave.id {
+        before["removal"] = json!(id);
+    }
     AuditEvent::new(grave.removal.at, &grave.removal.by, "dataset.remove", format!("dataset {dataset}"))
-        .change(json!({"version": digest, "rows": grave.rows}), Value::Null)
+        .change(before, Value::Null)
         .because(&grave.removal.reason)
 }
 

@@ -1,24 +1,19 @@
 //! What commits of every backend have in common: rows cut into segments, and the version that their files make.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrow::array::{Array, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use futures::{Stream, TryStreamExt};
 
-use super::segment::Segmenter;
 use super::stats::{self, ColumnSketch, ColumnStats};
-use super::{Base, Column, DataFile, DatasetVersion, Partition, same_columns};
+use super::{Base, Column, DataFile, DatasetVersion, Partition};
 use crate::store::{ArtifactStore, ArtifactStoreExt};
 use crate::{DatasetRef, Digest, Error, Result, Timestamp};
-
-/// The most partitions of one commit.
-const MOST_PARTITIONS: usize = 10_000;
 
 /// What was written of a version so far.
 #[derive(Default)]
@@ -136,14 +131,19 @@ pub(super) fn total(columns: usize, files: &[DataFile]) -> Vec<ColumnStats> {
     stats
 }
 
-/// The sketches that were kept of a version; none if there are none.
+/// The sketches that were kept of a version; none if there are none or they are of an earlier format.
 pub(super) async fn kept_sketches(
     store: &dyn ArtifactStore,
     version: &DatasetVersion,
 ) -> Result<Option<Vec<ColumnSketch>>> {
     let Some(kept) = &version.sketches else { return Ok(None) };
     let kept = store.get_artifact(kept).await?;
-    serde_json::from_slice(&kept).map(Some).map_err(|e| Error::invalid(format!("sketches of {version}"), e))
+    let invalid = |error: &dyn std::fmt::Display| Error::invalid(format!("sketches of {version}"), error);
+    let sketches: Vec<ColumnSketch> = serde_json::from_slice(&kept).map_err(|e| invalid(&e))?;
+    if sketches.len() != version.columns.len() {
+        return Err(invalid(&format!("there are {} for {} columns", sketches.len(), version.columns.len())));
+    }
+    Ok(sketches.iter().all(ColumnSketch::is_current).then_some(sketches))
 }
 
 /// Learns from all rows.
@@ -179,65 +179,4 @@ pub(super) fn encode_schema(schema: &Schema) -> Result<Bytes> {
 
 pub(super) fn decode_schema(data: Bytes) -> Result<SchemaRef> {
     Ok(arrow::ipc::reader::StreamReader::try_new(std::io::Cursor::new(data), None)?.schema())
-}
-
-/// Splits a batch by the values of some columns.
-fn split(batch: &RecordBatch, by: &[String]) -> Result<Vec<(Vec<Option<String>>, RecordBatch)>> {
-    if by.is_empty() {
-        return Ok(vec![(Vec::new(), batch.clone())]);
-    }
-    let columns = by.iter().map(|name| {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "no such column to partition by"))?;
-        cast(column, &DataType::Utf8).map_err(|e| Error::column(name, format!("cannot be partitioned by: {e}")))
-    });
-    let columns: Vec<_> = columns.collect::<Result<_>>()?;
-    let mut groups: BTreeMap<Vec<Option<String>>, Vec<u32>> = BTreeMap::new();
-    for row in 0..batch.num_rows() {
-        let value = |column: &arrow::array::ArrayRef| {
-            let column = column.as_string::<i32>();
-            column.is_valid(row).then(|| column.value(row).to_owned())
-        };
-        let row = u32::try_from(row).map_err(|_| Error::invalid("batch", "has more than 4 billion rows"))?;
-        groups.entry(columns.iter().map(value).collect()).or_default().push(row);
-    }
-    let take = |(key, rows)| Ok((key, take_record_batch(batch, &UInt32Array::from(rows))?));
-    groups.into_iter().map(take).collect()
-}
-
-/// Rows as segments, each with its partition.
-pub(super) fn segments<'a>(
-    schema: SchemaRef,
-    batches: BoxStream<'a, Result<RecordBatch>>,
-    by: &'a [String],
-) -> BoxStream<'a, Result<(Partition, RecordBatch)>> {
-    type Open = BTreeMap<Vec<Option<String>>, Segmenter>;
-    let named = move |key: &[Option<String>]| -> Partition { by.iter().cloned().zip(key.iter().cloned()).collect() };
-    let step = move |(mut batches, mut open, ended): (BoxStream<'a, Result<RecordBatch>>, Open, bool)| {
-        let schema = Arc::clone(&schema);
-        async move {
-            if ended {
-                return Ok::<_, Error>(None);
-            }
-            let Some(batch) = batches.try_next().await? else {
-                let rest = open.iter_mut().map(|(key, segmenter)| Ok((named(key), segmenter.finish()?)));
-                let rest: Vec<_> = rest.collect::<Result<_>>()?;
-                let rest = rest.into_iter().filter_map(|(key, rows)| Some(Ok((key, rows?)))).collect::<Vec<_>>();
-                return Ok(Some((rest, (batches, open, true))));
-            };
-            same_columns(&schema, &batch.schema())?;
-            let mut done = Vec::new();
-            for (key, rows) in split(&batch, by)? {
-                let named = named(&key);
-                let segmenter = open.entry(key).or_insert_with(|| Segmenter::new(Arc::clone(&schema)));
-                done.extend(segmenter.push(&rows)?.into_iter().map(|rows| Ok((named.clone(), rows))));
-            }
-            if open.len() > MOST_PARTITIONS {
-                let reason =
-                    format!("{by:?} has more than {MOST_PARTITIONS} different values; choose a coarser column");
-                return Err(Error::invalid("partition_by", reason));
-            }
-            Ok(Some((done, (batches, open, false))))
-        }
-    };
-    stream::try_unfold((batches, Open::new(), false), step).map_ok(stream::iter).try_flatten().boxed()
 }

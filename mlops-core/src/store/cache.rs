@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,18 +68,26 @@ struct Index {
     turns: BTreeMap<u64, Arc<str>>,
     turn: u64,
     bytes: u64,
+    /// What is no entry any more and has to be deleted: a call that is cancelled leaves that to the next.
+    leaving: BTreeSet<Arc<str>>,
 }
 
 impl Index {
-    fn remove(&mut self, key: &str) {
+    fn take(&mut self, key: &str) {
         if let Some((turn, bytes)) = self.entries.remove(key) {
             self.turns.remove(&turn);
             self.bytes -= bytes;
         }
     }
 
+    fn remove(&mut self, key: &str) {
+        self.take(key);
+        self.leaving.insert(key.into());
+    }
+
     fn insert(&mut self, key: &str, bytes: u64) {
-        self.remove(key);
+        self.take(key);
+        self.leaving.remove(key);
         let key: Arc<str> = key.into();
         self.turn += 1;
         self.entries.insert(Arc::clone(&key), (self.turn, bytes));
@@ -94,15 +102,16 @@ impl Index {
         true
     }
 
-    /// Takes out what was used least recently, until `bytes` more fit under `limit`.
-    fn make_room(&mut self, bytes: u64, limit: u64) -> Vec<Arc<str>> {
-        let mut out = Vec::new();
+    /// Takes out what was used least recently, until `bytes` more fit under `limit`; how many entries that were.
+    fn make_room(&mut self, bytes: u64, limit: u64) -> u64 {
+        let mut out = 0;
         while self.bytes.saturating_add(bytes) > limit {
             let Some((_, key)) = self.turns.pop_first() else { break };
             if let Some((_, bytes)) = self.entries.remove(&key) {
                 self.bytes -= bytes;
             }
-            out.push(key);
+            self.leaving.insert(key);
+            out += 1;
         }
         out
     }
@@ -135,12 +144,12 @@ impl<S: ArtifactStore, C: ArtifactStore> CacheStore<S, C> {
         let store = Self { inner, cache, state: Arc::new(State { limit, ..State::default() }) };
         let mut found = store.cache.list(CACHED).await?;
         found.sort_by_key(|object| object.modified);
-        let evicted = {
+        {
             let mut index = store.index();
             found.iter().for_each(|object| index.insert(&object.key, object.bytes));
-            index.make_room(0, limit)
-        };
-        store.evict(evicted).await;
+            store.state.evicted.fetch_add(index.make_room(0, limit), Ordering::Relaxed);
+        }
+        store.delete_leaving().await;
         Ok(store)
     }
 
@@ -163,11 +172,12 @@ impl<S: ArtifactStore, C: ArtifactStore> CacheStore<S, C> {
         self.state.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn evict(&self, keys: Vec<Arc<str>>) {
-        for key in keys {
-            self.state.evicted.fetch_add(1, Ordering::Relaxed);
+    async fn delete_leaving(&self) {
+        loop {
+            let Some(key) = self.index().leaving.first().cloned() else { return };
             // What cannot be deleted is found again when the cache is opened next.
             self.cache.delete(&key).await.ok();
+            self.index().leaving.remove(&key);
         }
     }
 
@@ -191,7 +201,7 @@ impl<S: ArtifactStore, C: ArtifactStore> CacheStore<S, C> {
 
     async fn forget(&self, key: &str) {
         self.index().remove(key);
-        self.cache.delete(key).await.ok();
+        self.delete_leaving().await;
     }
 
     async fn keep(&self, key: &str, data: &Bytes) {
@@ -199,13 +209,12 @@ impl<S: ArtifactStore, C: ArtifactStore> CacheStore<S, C> {
         if bytes > self.state.limit {
             return;
         }
-        let evicted = {
+        {
             let mut index = self.index();
-            let evicted = index.make_room(bytes, self.state.limit);
+            self.state.evicted.fetch_add(index.make_room(bytes, self.state.limit), Ordering::Relaxed);
             index.insert(key, bytes);
-            evicted
-        };
-        self.evict(evicted).await;
+        }
+        self.delete_leaving().await;
         let written = self.cache.put(key, data.clone()).await;
         // It may have had to make room already.
         if written.is_err() || !self.index().entries.contains_key(key) {

@@ -396,7 +396,7 @@ async fn pause(time: Duration) {
         })
         .await;
     }
-    #[cfg(feature = "local")]
+    #[cfg(any(feature = "local", feature = "object", feature = "datasets", feature = "lineage-http"))]
     if tokio::runtime::Handle::try_current().is_ok() {
         return tokio::time::sleep(time).await;
     }
@@ -406,6 +406,14 @@ async fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(any(feature = "local", feature = "object", feature = "datasets", feature = "lineage-http"))]
+    #[tokio::test]
+    async fn a_pause_lets_other_work_of_the_runtime_go_on() {
+        let other = tokio::spawn(async {});
+        pause(Duration::from_millis(50)).await;
+        assert!(other.is_finished(), "it stood still meanwhile");
+    }
 
     #[test]
     fn keys_that_could_escape_are_refused() {

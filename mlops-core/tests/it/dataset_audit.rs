@@ -64,11 +64,7 @@ async fn shown(store: &ParquetDatasets, first: Digest) -> BTreeSet<String> {
 fn said(entries: &[AuditEntry]) -> BTreeSet<String> {
     let said = entries.iter().map(|entry| {
         let AuditEvent { action, before, after, .. } = &entry.event;
-        let digest = if action == "dataset.tag" {
-            after
-        } else {
-            [after, before][usize::from(after.is_null())].get("version").unwrap()
-        };
+        let digest = [after, before][usize::from(after.is_null())].get("version").unwrap();
         format!("{action} {}", digest.as_str().unwrap())
     });
     said.collect()

@@ -9,7 +9,10 @@ mod backends;
 mod cedar;
 mod dataset_audit;
 mod dataset_crashes;
+mod dataset_erasure;
 mod dataset_guard;
+mod dataset_manifests;
+mod dataset_races;
 mod datasets;
 #[cfg(feature = "delta")]
 mod delta;

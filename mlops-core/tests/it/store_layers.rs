@@ -253,3 +253,33 @@ async fn a_meter_counts_calls_errors_bytes_and_time_and_snapshots_add_up() {
         assert!(text.lines().any(|l| l == line), "{line} in {text}");
     }
 }
+
+/// Wherever a read is cancelled, what it put out of the index is put out of the cache by the next.
+#[tokio::test]
+async fn reads_that_are_cancelled_leave_no_more_than_the_limit() {
+    use std::future::Future as _;
+    use std::task::{Context, Waker};
+    const LIMIT: u64 = 1_000;
+    let far = MemoryStore::default();
+    let digests = [b'a', b'b', b'c', b'd'].map(|byte| far.put_artifact(vec![byte; 400].into()));
+    let digests: Vec<Digest> = join_all(digests).await.into_iter().map(Result::unwrap).collect();
+    let mut cancelled = 0;
+    for steps in 0..40 {
+        let near = MemoryStore::default();
+        let probed = Probe::new(near.clone(), |_, _, _| Fate::Pass);
+        let store = CacheStore::open(far.clone(), probed, LIMIT).await.unwrap();
+        store.get_artifact(&digests[0]).await.unwrap();
+        store.get_artifact(&digests[1]).await.unwrap();
+        {
+            let mut read = Box::pin(store.get_artifact(&digests[2]));
+            let mut context = Context::from_waker(Waker::noop());
+            let done = (0..steps).any(|_| read.as_mut().poll(&mut context).is_ready());
+            cancelled += u32::from(!done);
+        }
+        store.get_artifact(&digests[3]).await.unwrap();
+        let held: u64 = near.list("").await.unwrap().iter().map(|object| object.bytes).sum();
+        assert!(held <= LIMIT, "{held} bytes after a read that was dropped at step {steps}");
+        assert!(store.stats().bytes >= held, "{:?} and {held} bytes after step {steps}", store.stats());
+    }
+    assert!(cancelled > 2, "{cancelled} reads were cancelled");
+}

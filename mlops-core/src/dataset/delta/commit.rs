@@ -19,14 +19,15 @@ use serde_json::json;
 
 use super::table::{Ours, Table};
 use super::{DeltaDatasets, schema};
+use crate::dataset::partitions::segments;
 use crate::dataset::stats;
-use crate::dataset::written::{Kept, Origin, Written, segments};
+use crate::dataset::written::{Kept, Origin, Written};
 use crate::dataset::{
     Base, DataFile, DatasetStore, DatasetVersion, FileFormat, NewDataset, Partition, Rows, blocking, check_schema,
     same_columns, segment,
 };
 use crate::store::{ArtifactStore, Blob};
-use crate::{Digest, Error, Result};
+use crate::{Clock as _, Digest, Error, Result, SystemClock};
 
 /// How often a commit is tried again because another came first.
 const ATTEMPTS: usize = 100;
@@ -92,6 +93,7 @@ impl DeltaDatasets {
             written.onto(base, sketches, &partition_by)?;
         }
         let kept = Kept::put(&*self.side, &schema, &written.sketches).await?;
+        let at = at.unwrap_or_else(|| SystemClock.now());
         let version = written.into_version(Origin { name, parent, source, author, at }, &schema, kept)?;
         // It tells nothing until an entry of the log names it. Who makes it knows that no entry up to here does.
         let last = table.read_log().await?.last();
