@@ -82,7 +82,7 @@ async fn main() {
     let bytes = std::fs::metadata(&path).unwrap().len();
     println!("{runs} runs, {} points, {} MB, written in {:?}", runs * points, bytes >> 20, start.elapsed());
 
-    let seed = |round: u64| round * 7919 % runs;
+    let seed = move |round: u64| round * 7919 % runs;
     type Case = (&'static str, Box<dyn Fn(u64) -> Search>);
     let cases: Vec<Case> = vec![
         ("newest", Box::new(|_| Search::default())),

@@ -133,6 +133,10 @@ pub(super) async fn find<T: FromRow + Send>(
         true => fewest(conn, layout, plan).await?,
         false => None,
     };
+    if matches!(first, Some((_, 0))) {
+        return Ok(Vec::new());
+    }
+    let first = first.map(|(clause, _)| clause);
     let metric = match (plan.order.first(), layout.entity, first) {
         (Some(Order { field: Field::Metric(key), ascending, .. }), Entity::Runs, None) => Some((key, *ascending)),
         _ => None,
@@ -162,8 +166,8 @@ struct Walk<'a> {
     goes_on: bool,
 }
 
-/// The clause that the fewest rows fit, if they are few.
-async fn fewest(conn: &mut Conn, layout: &Layout, plan: &Plan) -> Result<Option<usize>> {
+/// The clause that the fewest rows fit, if they are few, and how many.
+async fn fewest(conn: &mut Conn, layout: &Layout, plan: &Plan) -> Result<Option<(usize, i64)>> {
     let mut best = None;
     let mut most = FEW;
     for (i, clause) in plan.filter.clauses.iter().enumerate() {
@@ -179,7 +183,7 @@ async fn fewest(conn: &mut Conn, layout: &Layout, plan: &Plan) -> Result<Option<
         if let Some(&found) = found.first()
             && found <= most
         {
-            (best, most) = (Some(i), found);
+            (best, most) = (Some((i, found)), found);
         }
     }
     Ok(best)
@@ -474,7 +478,10 @@ fn metric_test(sql: &mut Sql, comparison: Comparison, number: f64) {
 /// Whether an expression that is no metric passes; NULL passes nothing.
 fn test(sql: &mut Sql, expression: &str, test: &Test, time: bool) {
     match test {
-        Test::Number(comparison, number) if time => return time_test(sql, expression, *comparison, *number),
+        Test::Number(comparison, number) if time => {
+            time_test(sql, expression, *comparison, *number);
+            sql
+        }
         Test::Number(comparison, number) => {
             sql.push(expression).push(" ").push(comparison.as_str()).push(" ").bind(*number)
         }

@@ -53,11 +53,11 @@ impl SystemSampler {
             values.push(("system/system_memory_usage_megabytes", used / 1e6));
             values.push(("system/system_memory_usage_percentage", 100.0 * used / total));
         }
-        if let Some((received, sent)) = traffic(&network) {
-            if let Some((received_before, sent_before)) = self.network.replace((received, sent)) {
-                values.push(("system/network_receive_megabytes", (received - received_before).max(0.0) / 1e6));
-                values.push(("system/network_transmit_megabytes", (sent - sent_before).max(0.0) / 1e6));
-            }
+        if let Some((received, sent)) = traffic(&network)
+            && let Some((received_before, sent_before)) = self.network.replace((received, sent))
+        {
+            values.push(("system/network_receive_megabytes", (received - received_before).max(0.0) / 1e6));
+            values.push(("system/network_transmit_megabytes", (sent - sent_before).max(0.0) / 1e6));
         }
         values
     }

@@ -33,7 +33,7 @@ async fn runs(store: &dyn TrackingStore) -> ExperimentId {
             store.edit_run(&ana(), id, RunEdit::new().status(RunStatus::Finished).ended_at(at(100 + i))).await.unwrap();
         }
         let rows = DatasetRef { name: "rows".into(), digest: Digest::of(name.as_bytes()) };
-        let inputs = vec![RunInput::of(&rows, "training"), RunInput::new("Wine", "5a", "eval")];
+        let inputs = [RunInput::of(&rows, "training"), RunInput::new("Wine", "5a", "eval")];
         store.log_inputs(&ana(), id, inputs[..(i % 3) as usize].to_vec()).await.unwrap();
     }
     e
