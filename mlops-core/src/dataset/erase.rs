@@ -239,8 +239,14 @@ async fn erase_from(
             Some(by) if !erasure.despite_use => report.held.push(Held { version: reference, by }),
             _ => {
                 let reason = format!("erasure by column {}", erasure.column);
-                store.remove(&version, Removal { reason, by: erasure.by.clone(), at: erasure.at }).await?;
-                report.removed.push(reference);
+                match store.remove(&version, Removal { reason, by: erasure.by.clone(), at: erasure.at }).await {
+                    // An append that was listed before it saw that its base was gone, and was taken back.
+                    Err(Error::NotFound { .. }) => {}
+                    removed => {
+                        removed?;
+                        report.removed.push(reference);
+                    }
+                }
             }
         }
     }

@@ -103,6 +103,15 @@ impl AuditLog for Flaky {
     }
 }
 
+/// An event without the id of its removal, which is another each time.
+fn plain(event: &AuditEvent) -> AuditEvent {
+    let mut event = event.clone();
+    if let Some(before) = event.before.as_object_mut() {
+        before.remove("removal");
+    }
+    event
+}
+
 /// A store, or a log, that breaks at any one of its calls, before or after the call took effect, and from then on: a
 /// crash. Whatever had happened by then is in the log once it is reconciled, once, and nothing else.
 #[tokio::test]
@@ -139,13 +148,15 @@ async fn after_a_crash_at_any_call_the_log_says_what_the_store_shows() {
             assert_eq!(said(&entries), shown(&store, first_digest).await, "{what}");
             assert_eq!(said(&entries).len(), entries.len(), "{what}: an entry stands twice");
             for entry in &entries {
-                assert!(whole.iter().any(|e| e.event == entry.event), "{what}: not as it was meant: {entry}");
+                let meant = whole.iter().any(|other| plain(&other.event) == plain(&entry.event));
+                assert!(meant, "{what}: not as it was meant: {entry}");
             }
             repaired += entries.len() - before.len();
             assert_eq!(store.reconcile_audit().await.unwrap(), 0, "{what}");
         }
     }
-    assert_eq!(repaired, 10, "each change was caught twice: its answer lost, and before its entry");
+    // Between a removal and its entry it is looked for tags, in two calls, and the lease is released.
+    assert_eq!(repaired, 10 + 6, "each change was caught twice: its answer lost, and before its entry");
 }
 
 #[tokio::test]
