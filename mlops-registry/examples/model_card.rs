@@ -10,7 +10,7 @@ use mlops_core::{
 use mlops_registry::card::{Evaluation, Fairness};
 use mlops_registry::{
     AliasPolicy, LogBatch, ModelCard, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion,
-    RunStatus, SqlRegistry, TrackingStore,
+    RunStatus, SqlRegistry, TrackingStore, TrackingStoreExt as _,
 };
 
 #[tokio::main(flavor = "current_thread")]

@@ -39,6 +39,7 @@ impl ParquetDatasets {
                 }
             };
             let (found, blob) = try_join(found, self.keep(&path, lease)).await?;
+            lease.keep().await?;
             let wanted = Arc::clone(schema.get_or_insert_with(|| Arc::clone(&found)));
             check_schema(&what, &wanted)?;
             same_columns(&wanted, &found)?;
@@ -46,7 +47,7 @@ impl ParquetDatasets {
                 Error::InvalidInput { reason, .. } => Error::invalid(what.clone(), reason),
                 other => other,
             };
-            let (rows, sketches) = self.learn(blob, format, &wanted).await.map_err(unreadable)?;
+            let (rows, sketches) = self.learn(blob, format, &wanted, lease).await.map_err(unreadable)?;
             written.add(DataFile::new(blob, rows, format, Partition::new()), sketches)?;
         }
         let schema = schema.ok_or_else(|| Error::invalid("dataset", "has no files"))?;
@@ -77,13 +78,15 @@ impl ParquetDatasets {
         blob: Blob,
         format: FileFormat,
         schema: &SchemaRef,
+        lease: &Lease,
     ) -> Result<(u64, Vec<stats::ColumnSketch>)> {
-        let scan = Arc::new(Scan::all());
+        let scan = Arc::new(Scan::all().strict());
         let mut batches = files::read(Arc::clone(&self.store), blob, format, Arc::clone(schema), scan).await?;
         let mut sketches = stats::empty(schema.fields().len())?;
         let mut rows = 0;
         let mut batch = batches.try_next().await?;
         while let Some(known) = batch {
+            lease.keep().await?;
             rows += known.num_rows() as u64;
             let learned = blocking(move || {
                 stats::update(&mut sketches, &known)?;

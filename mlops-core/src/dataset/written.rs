@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use futures::{Stream, TryStreamExt};
 
-use super::stats::{self, ColumnSketch, ColumnStats};
+use super::stats::{ColumnSketch, ColumnStats};
 use super::{Base, Column, DataFile, DatasetVersion, Partition};
 use crate::store::{ArtifactStore, ArtifactStoreExt};
 use crate::{DatasetRef, Digest, Error, Result, Timestamp};
@@ -147,13 +147,14 @@ pub(super) async fn kept_sketches(
 }
 
 /// Learns from all rows.
+#[cfg(feature = "delta")]
 pub(super) async fn sketch(
     columns: usize,
     mut batches: BoxStream<'static, Result<RecordBatch>>,
 ) -> Result<Vec<ColumnSketch>> {
-    let mut sketches = stats::empty(columns)?;
+    let mut sketches = super::stats::empty(columns)?;
     while let Some(batch) = batches.try_next().await? {
-        stats::update(&mut sketches, &batch)?;
+        super::stats::update(&mut sketches, &batch)?;
     }
     Ok(sketches)
 }

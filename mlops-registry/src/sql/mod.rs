@@ -225,11 +225,6 @@ impl Writing {
         AuditEvent::new(self.at, &who.name, action, resource)
     }
 
-    /// Keeps what was written.
-    async fn commit(self) -> Result<()> {
-        self.end(Ok(())).await
-    }
-
     /// Keeps what was written if all went well, and takes it back if not. Whatever the result, it is given only once what
     /// it was read from is permanent.
     async fn end<T>(self, result: Result<T>) -> Result<T> {

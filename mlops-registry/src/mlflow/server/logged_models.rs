@@ -30,7 +30,7 @@ impl Server {
 
     pub(super) async fn model_uri(&self, model: &LoggedModel) -> Answer<String> {
         let at = location(&self.tracking.experiment_by_id(model.experiment).await?);
-        Ok(format!("{}/models/{}/artifacts", at.trim_end_matches('/'), model.id.to_string()))
+        Ok(format!("{}/models/{}/artifacts", at.trim_end_matches('/'), model.id))
     }
 
     async fn logged_message(&self, model: &LoggedModel) -> Answer {

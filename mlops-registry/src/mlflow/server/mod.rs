@@ -156,7 +156,6 @@ impl MlflowServer {
     }
 
     /// The routes, from `/api/2.0/mlflow/…` on, with `/health` and `/version`.
-    #[must_use]
     pub fn router(&self) -> Router {
         macro_rules! call {
             ($method:ident) => {

@@ -8,7 +8,7 @@ use super::experiments::{self, Among, in_use, stage};
 use super::values::{RUN_PARAMS, RUN_TAGS, put_metrics, rank, select_many, texts_of};
 use super::{artifacts, logged_models};
 use crate::search::{self, Entity, LifecycleStage, Page, Plan, Search};
-use crate::sql::db::{self, Arg, Backend as _, Conn};
+use crate::sql::db::{self, Arg, Backend as _, Conn, Lock};
 use crate::sql::search::{Layout, Named, Sql, find};
 use crate::sql::{SqlRegistry, audit, lineage};
 use crate::tracking::{
@@ -277,7 +277,10 @@ pub(super) async fn start(registry: &SqlRegistry, who: &Principal, new: NewRun) 
 pub(super) async fn log(registry: &SqlRegistry, who: &Principal, run: RunId, batch: LogBatch) -> Result<()> {
     check::batch(&batch)?;
     let id = run.to_string();
-    transaction!(registry.write("log to run", &id), |writing| {
+    // What is only points of this run needs no place in the audit log, and so waits for nobody who has one.
+    let alone = batch.params.is_empty() && batch.tags.is_empty() && batch.metrics.iter().all(|m| m.model.is_none());
+    let lock = if alone { Lock::Run } else { Lock::AuditedRun };
+    transaction!(registry.begin(lock, "log to run", &id), |writing| {
         registry.changed(&mut writing.tx, who, run).await?;
         let models: std::collections::BTreeSet<_> = batch.metrics.iter().filter_map(|metric| metric.model).collect();
         for model in models {
