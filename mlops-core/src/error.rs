@@ -144,3 +144,23 @@ impl From<arrow::error::ArrowError> for Error {
         Self::invalid("record batch", error)
     }
 }
+
+/// An error and its causes on one line, for records that keep text.
+///
+/// ```
+/// use mlops_core::{Error, with_causes};
+/// let source = "disk full".into();
+/// let (backend, key) = ("local".to_owned(), "a".to_owned());
+/// let error = Error::Backend { backend, operation: "write", key, retryable: true, source };
+/// assert_eq!(with_causes(&error), "local could not write \"a\": disk full");
+/// ```
+#[must_use]
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}

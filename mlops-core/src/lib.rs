@@ -26,7 +26,7 @@ pub mod verdict;
 pub use self::auth::{Authorizer, Permission, Principal, Resource, Role, RoleTable};
 pub use self::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use self::digest::Digest;
-pub use self::error::{Error, Result};
+pub use self::error::{Error, Result, with_causes};
 pub use self::id::{AlertId, ExperimentId, PredictionId, PromotionId, RolloutId, RunId, TokenId};
 pub use self::package::{DatasetRef, Package, Provenance};
 pub use self::predictor::{FnPredictor, Predictor, PredictorExt};

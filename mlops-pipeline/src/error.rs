@@ -112,14 +112,3 @@ impl Error {
         }
     }
 }
-
-/// The error and its causes on one line, for records that keep text.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
-}

@@ -4,74 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mlops_core::lineage::LineageSink;
+use mlops_core::lineage::LineageEvents;
 use mlops_core::lineage::openlineage::{
-    Dataset, EnvironmentFacet, ErrorMessageFacet, EventType, Job, JobTypeFacet, ParentFacet, Run, RunEvent,
-    SourceCodeLocationFacet, StepFacet,
+    Dataset, ErrorMessageFacet, EventType, Job, ParentFacet, Run, RunEvent, StepFacet,
 };
 use mlops_core::{Clock, RunId};
 
 use crate::context::Used;
-
-/// Where a [`Runner`](crate::Runner) sends the lineage of its runs, and what it says of them beside what it knows.
-///
-/// Each run is a run of the job `PIPELINE`, and each step, cached ones too, one of the job `PIPELINE.STEP`, with the run as
-/// its parent. The datasets that a step [reads](crate::StepContext::reads) and [writes](crate::StepContext::writes) are its
-/// inputs and outputs; one taken from the cache writes nothing. Every start is followed by one end: `COMPLETE`, `FAIL`, or
-/// `ABORT` for what was stopped, also because the run's future was dropped.
-///
-/// ```
-/// use mlops_core::lineage::MemorySink;
-/// use mlops_core::lineage::openlineage::EnvironmentFacet;
-/// use mlops_pipeline::{LineageEvents, Runner};
-/// let sink = MemorySink::default();
-/// let events = LineageEvents::to(sink.clone()).namespace("shop").environment(EnvironmentFacet::new().commit("4f92db1"));
-/// let runner = Runner::new(mlops_core::store::MemoryStore::default()).lineage_events(events);
-/// # let _ = runner;
-/// ```
-#[derive(Clone, Debug)]
-#[must_use = "events are sent once this is given to `Runner::lineage_events`"]
-pub struct LineageEvents {
-    sink: Arc<dyn LineageSink>,
-    namespace: String,
-    environment: Option<EnvironmentFacet>,
-    source: Option<SourceCodeLocationFacet>,
-}
-
-impl LineageEvents {
-    /// Sends events to `sink`.
-    pub fn to(sink: impl LineageSink) -> Self {
-        Self { sink: Arc::new(sink), namespace: "mlops".to_owned(), environment: None, source: None }
-    }
-
-    /// The namespace of jobs and datasets (default: `mlops`).
-    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
-        self.namespace = namespace.into();
-        self
-    }
-
-    /// Which code runs, and on what.
-    pub fn environment(mut self, environment: EnvironmentFacet) -> Self {
-        self.environment = Some(environment);
-        self
-    }
-
-    /// Where the code lies.
-    pub fn source(mut self, source: SourceCodeLocationFacet) -> Self {
-        self.source = Some(source);
-        self
-    }
-
-    /// Begins to tell of one run.
-    pub(crate) fn begin(&self, clock: Arc<dyn Clock>, run: RunId, pipeline: &str) -> Teller {
-        let teller = Teller { events: self.clone(), clock, run, pipeline: pipeline.to_owned(), open: Mutex::default() };
-        let mut open = teller.open();
-        open.is_open = true;
-        teller.emit(EventType::Start, teller.whole(), teller.job(None));
-        drop(open);
-        teller
-    }
-}
 
 /// Tells of one run.
 pub(crate) struct Teller {
@@ -97,6 +36,16 @@ pub(crate) enum End<'a> {
 }
 
 impl Teller {
+    /// Begins to tell of one run.
+    pub(crate) fn begin(events: &LineageEvents, clock: Arc<dyn Clock>, run: RunId, pipeline: &str) -> Self {
+        let teller = Self { events: events.clone(), clock, run, pipeline: pipeline.to_owned(), open: Mutex::default() };
+        let mut open = teller.open();
+        open.is_open = true;
+        teller.emit(EventType::Start, teller.whole(), teller.job(None));
+        drop(open);
+        teller
+    }
+
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -159,23 +108,19 @@ impl Teller {
     }
 
     fn whole(&self) -> Run {
-        let run = Run::new(self.run);
-        self.events.environment.iter().fold(run, |run, environment| run.facet(environment.clone()))
+        self.events.run(self.run)
     }
 
     fn part(&self, step: StepFacet) -> Run {
-        let run = Run::step(self.run, &step.step);
-        let run = self.events.environment.iter().fold(run, |run, environment| run.facet(environment.clone()));
-        run.facet(ParentFacet::new(Run::new(self.run), Job::new(&self.events.namespace, &self.pipeline))).facet(step)
+        let parent = ParentFacet::new(Run::new(self.run), Job::new(self.events.home(), &self.pipeline));
+        self.events.run(Run::step(self.run, &step.step)).facet(parent).facet(step)
     }
 
     fn job(&self, step: Option<&str>) -> Job {
-        let (name, kind) = match step {
-            None => (self.pipeline.clone(), "PIPELINE"),
-            Some(step) => (format!("{}.{step}", self.pipeline), "STEP"),
-        };
-        let job = Job::new(&self.events.namespace, name).facet(JobTypeFacet::batch().job_type(kind));
-        self.events.source.iter().fold(job, |job, source| job.facet(source.clone()))
+        match step {
+            None => self.events.job(&self.pipeline, "PIPELINE"),
+            Some(step) => self.events.job(format!("{}.{step}", self.pipeline), "STEP"),
+        }
     }
 
     fn emit(&self, event_type: EventType, run: Run, job: Job) {
@@ -183,10 +128,10 @@ impl Teller {
     }
 
     fn emit_using(&self, event_type: EventType, run: Run, job: Job, used: &Used) {
-        let dataset = |d| Dataset::reference(&self.events.namespace, d);
+        let dataset = |d| Dataset::reference(self.events.home(), d);
         let event = RunEvent::new(event_type, self.clock.now(), run, job);
         let event = used.reads.iter().fold(event, |event, d| event.input(dataset(d)));
-        self.events.sink.emit(used.writes.iter().fold(event, |event, d| event.output(dataset(d))));
+        self.events.emit(used.writes.iter().fold(event, |event, d| event.output(dataset(d))));
     }
 }
 

@@ -11,8 +11,8 @@ use mlops_core::{Digest, store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::chain;
 use crate::{BoxError, CodeIdentity, Error, Result, Run, Runner, StepContext, runner};
+use mlops_core::with_causes;
 
 /// What a step may give and take: JSON, so that it can be kept, compared and read back.
 ///
@@ -286,7 +286,7 @@ impl PipelineBuilder {
     pub fn value<T: Value>(&mut self, name: impl Into<String>, value: T) -> Handle<T> {
         let name = name.into();
         let bytes = write(&value).unwrap_or_else(|error| {
-            let reason = format!("value {name:?} cannot be written as JSON and read back: {}", chain(&*error));
+            let reason = format!("value {name:?} cannot be written as JSON and read back: {}", with_causes(&*error));
             self.refused.get_or_insert(reason);
             Bytes::new()
         });

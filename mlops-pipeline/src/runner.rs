@@ -12,11 +12,11 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::cache::{self, Record};
 use crate::context::Used;
-use crate::error::chain;
 use crate::events::{End, Teller};
 use crate::pipeline::{Handle, Node, Options, Plan, Step, Stored, Value, Work};
 use crate::report::{RunReport, StepReport, StepStatus};
 use crate::{Error, LineageEvents, Pipeline, Result, RunEvent, RunObserver, StepContext};
+use mlops_core::with_causes;
 
 /// Where and how pipelines run: the stores, the observers, how many steps at once.
 ///
@@ -77,6 +77,21 @@ impl Runner {
     }
 
     /// Sends the lineage of each run and step as OpenLineage events. A sink never holds a run up, and never fails it.
+    ///
+    /// Each run is a run of the job `PIPELINE`, and each step, cached ones too, one of the job `PIPELINE.STEP`, with the run
+    /// as its parent. The datasets that a step [reads](crate::StepContext::reads) and
+    /// [writes](crate::StepContext::writes) are its inputs and outputs; one taken from the cache writes nothing. Every start
+    /// is followed by one end: `COMPLETE`, `FAIL`, or `ABORT` for what was stopped, also because the run's future was
+    /// dropped.
+    ///
+    /// ```
+    /// use mlops_core::lineage::openlineage::EnvironmentFacet;
+    /// use mlops_core::lineage::{LineageEvents, MemorySink};
+    /// let sink = MemorySink::default();
+    /// let events = LineageEvents::to(sink.clone()).namespace("shop").environment(EnvironmentFacet::new().commit("4f92db1"));
+    /// let runner = mlops_pipeline::Runner::new(mlops_core::store::MemoryStore::default()).lineage_events(events);
+    /// # let _ = runner;
+    /// ```
     pub fn lineage_events(mut self, events: LineageEvents) -> Self {
         self.events = Some(events);
         self
@@ -185,7 +200,7 @@ pub(crate) async fn run(pipeline: &Pipeline, runner: &Runner) -> Result<Run> {
     let began = Instant::now();
     let plan = &pipeline.plan;
     let run = runner.run.unwrap_or_else(|| RunId::new(runner.clock.now()));
-    let teller = runner.events.as_ref().map(|e| Arc::new(e.begin(Arc::clone(&runner.clock), run, &plan.name)));
+    let teller = runner.events.as_ref().map(|e| Arc::new(Teller::begin(e, Arc::clone(&runner.clock), run, &plan.name)));
     // Dropped with this future, while a step that cannot be stopped may keep the session.
     let _stopped = teller.clone().map(AbortOnDrop);
     let session = Arc::new(Session {
@@ -210,7 +225,7 @@ pub(crate) async fn run(pipeline: &Pipeline, runner: &Runner) -> Result<Run> {
         RunReport { pipeline: plan.name.clone(), run: session.run, steps: progress.reports, elapsed: began.elapsed() };
     session.tell(&RunEvent::RunFinished { report: report.clone() });
     if let Some(teller) = &teller {
-        let error = failure.as_ref().map(|error| chain(error));
+        let error = failure.as_ref().map(|error| with_causes(error));
         teller.run_ended(&error.as_deref().map_or(End::Complete, End::Fail));
     }
     match failure {
@@ -363,7 +378,7 @@ impl Session {
                     self.teller.iter().for_each(|teller| teller.step_ended(name, &End::Abort));
                 }
                 Err(Some(error)) => {
-                    let text = chain(&error);
+                    let text = with_causes(&error);
                     report.status = StepStatus::Failed { error: text.clone() };
                     self.teller.iter().for_each(|teller| teller.step_ended(name, &End::Fail(&text)));
                     self.tell(&RunEvent::StepFailed { step: name.clone(), attempts, error: text });
@@ -451,7 +466,7 @@ impl Session {
                 }
             };
             let Some(delay) = delays.next() else { return Err(error) };
-            self.tell(&RunEvent::StepRetrying { step: name.clone(), attempt, delay, error: chain(&error) });
+            self.tell(&RunEvent::StepRetrying { step: name.clone(), attempt, delay, error: with_causes(&error) });
             tokio::time::sleep(delay).await;
         }
     }

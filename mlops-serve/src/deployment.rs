@@ -12,13 +12,15 @@ use arc_swap::ArcSwap;
 use arrow::array::RecordBatch;
 use mlops_core::audit::{AuditEvent, AuditLog};
 use mlops_core::inference::{InferenceRecord, InferenceSink, SHADOW};
-use mlops_core::lineage::{Edge, LineageStore, NodeRef};
+use mlops_core::lineage::openlineage::{Dataset, DeploymentFacet, ModelFacet};
+use mlops_core::lineage::{Edge, LineageEvents, LineageStore, NodeRef};
 use mlops_core::{
     Authorizer, Clock, ModelRef, ModelSource, Permission, PredictionId, Predictor, PredictorExt, Principal,
     ResolvedModel, Resource, RoleTable, SystemClock, Timestamp,
 };
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::events::Telling;
 use crate::runtime::Runtimes;
 use crate::{Error, Result, Split};
 
@@ -128,6 +130,7 @@ struct Inner {
     sink: Option<Arc<dyn InferenceSink>>,
     audit: Option<Arc<dyn AuditLog>>,
     lineage: Option<Arc<dyn LineageStore>>,
+    events: Option<LineageEvents>,
     authorizer: Arc<dyn Authorizer>,
     clock: Arc<dyn Clock>,
     routing: ArcSwap<Routing>,
@@ -234,6 +237,7 @@ pub struct DeploymentBuilder {
     sink: Option<Arc<dyn InferenceSink>>,
     audit: Option<Arc<dyn AuditLog>>,
     lineage: Option<Arc<dyn LineageStore>>,
+    events: Option<LineageEvents>,
     authorizer: Arc<dyn Authorizer>,
     clock: Arc<dyn Clock>,
     shadows: u32,
@@ -255,6 +259,16 @@ impl DeploymentBuilder {
     /// Where it is recorded which versions were deployed (default: nowhere).
     pub fn lineage(mut self, lineage: impl LineageStore) -> Self {
         self.lineage = Some(Arc::new(lineage));
+        self
+    }
+
+    /// Tells of each change of what is deployed, the first one included, as a run of the job `deploy.NAME`: model versions
+    /// go in, the deployment comes out (default: nobody). A sink never holds a change up, and never fails it; one that
+    /// fails by itself is told as such.
+    ///
+    /// [`TracedSink`](crate::TracedSink) tells of the predictions.
+    pub fn lineage_events(mut self, events: LineageEvents) -> Self {
+        self.events = Some(events);
         self
     }
 
@@ -281,13 +295,21 @@ impl DeploymentBuilder {
     /// # Errors
     /// Those of [`Split::check`] and of loading: a missing model, a corrupt package, no runtime.
     pub async fn start(self, split: Split) -> Result<Deployment> {
-        let routing = load(&*self.source, split, None).await?;
+        let telling = deploying(self.events.as_ref(), &self.clock, &self.name);
+        let routing = match load(&*self.source, split, None).await {
+            Ok(routing) => routing,
+            Err(error) => {
+                telling.fail(&error);
+                return Err(error);
+            }
+        };
         let deployment = Deployment(Arc::new(Inner {
             name: self.name.into(),
             source: self.source,
             sink: self.sink,
             audit: self.audit,
             lineage: self.lineage,
+            events: self.events,
             authorizer: self.authorizer,
             clock: self.clock,
             routing: ArcSwap::from_pointee(routing),
@@ -296,9 +318,19 @@ impl DeploymentBuilder {
             shadow_limit: self.shadows,
             counters: Counters::default(),
         }));
-        deployment.record_lineage(&deployment.0.routing.load_full()).await?;
+        let routing = deployment.0.routing.load_full();
+        if let Err(error) = deployment.record_lineage(&routing).await {
+            telling.fail(&error);
+            return Err(error);
+        }
+        deployment.deployed(telling, &routing);
         Ok(deployment)
     }
+}
+
+/// A change of what is deployed begins.
+fn deploying(events: Option<&LineageEvents>, clock: &Arc<dyn Clock>, name: &str) -> Telling {
+    Telling::start(events, clock, &format!("deploy.{name}"), "DEPLOYMENT")
 }
 
 async fn load(source: &dyn Loader, split: Split, current: Option<&Routing>) -> Result<Routing> {
@@ -344,6 +376,7 @@ impl Deployment {
             sink: None,
             audit: None,
             lineage: None,
+            events: None,
             authorizer: Arc::new(RoleTable),
             clock: Arc::new(SystemClock),
             shadows: 64,
@@ -493,26 +526,60 @@ impl Deployment {
         inner.authorizer.check(who, Permission::Deploy, &Resource::deployment(&*inner.name))?;
         let _alone = inner.changing.lock().await;
         let current = inner.routing.load_full();
-        let next = load(&*inner.source, split, Some(&current)).await?;
+        let telling = || deploying(inner.events.as_ref(), &inner.clock, &inner.name);
+        let next = match load(&*inner.source, split, Some(&current)).await {
+            Ok(next) => next,
+            Err(error) => {
+                telling().fail(&error);
+                return Err(error);
+            }
+        };
         let versions = |r: &Routing| r.arms.iter().map(|(_, l)| l.resolved.clone()).collect::<Vec<_>>();
         if next.split == current.split && versions(&next) == versions(&current) {
             return Ok(false);
         }
+        let telling = telling();
+        // Written down first: a change that cannot be recorded does not happen.
+        if let Err(error) = self.record(who, &current, &next, reason).await {
+            telling.fail(&error);
+            return Err(error);
+        }
+        let next = Arc::new(next);
+        inner.routing.store(Arc::clone(&next));
+        self.deployed(telling, &next);
+        Ok(true)
+    }
+
+    async fn record(&self, who: &Principal, current: &Routing, next: &Routing, reason: &str) -> Result<()> {
+        let inner = &self.0;
         let told = |r: &Routing| {
             let arm = |(name, l): &(Arc<str>, Loaded), share: f64| serde_json::json!({"arm": &**name, "model": l.resolved.to_string(), "share": share});
             let arms: Vec<_> = r.arms.iter().zip(&r.split.arms).map(|(a, spec)| arm(a, spec.share)).collect();
             serde_json::json!({"arms": arms, "mirrored": r.split.mirrored})
         };
-        let (before, after) = (told(&current), told(&next));
-        // Written down first: a change that cannot be recorded does not happen.
-        self.record_lineage(&next).await?;
+        self.record_lineage(next).await?;
         if let Some(audit) = &inner.audit {
             let resource = Resource::deployment(&*inner.name).to_string();
             let event = AuditEvent::new(inner.clock.now(), &who.name, "deployment.split", resource);
-            audit.append(event.change(before, after).because(reason)).await?;
+            audit.append(event.change(told(current), told(next)).because(reason)).await?;
         }
-        inner.routing.store(Arc::new(next));
-        Ok(true)
+        Ok(())
+    }
+
+    /// Tells what is in force now.
+    fn deployed(&self, telling: Telling, routing: &Routing) {
+        telling.complete(|mut event, home| {
+            let mut deployment = DeploymentFacet::new(&*self.0.name);
+            for ((name, loaded), arm) in routing.arms.iter().zip(&routing.split.arms) {
+                let ResolvedModel { name: model, version, package, .. } = &loaded.resolved;
+                let model = Dataset::model(home, ModelFacet::new(model, *version).package(*package)).into();
+                if !event.inputs.contains(&model) {
+                    event = event.input(model);
+                }
+                deployment = deployment.arm(&**name, arm.share);
+            }
+            event.output(Dataset::deployment(home, deployment))
+        });
     }
 
     async fn record_lineage(&self, routing: &Routing) -> Result<()> {

@@ -4,6 +4,7 @@
 mod capture;
 mod deployment;
 mod error;
+mod events;
 pub mod rollout;
 pub mod runtime;
 mod split;
@@ -13,5 +14,6 @@ pub use self::deployment::{
     Answer, Deployment, DeploymentBuilder, Health, Loader, PackageLoader, Request, StaticSource,
 };
 pub use self::error::{Error, Result};
+pub use self::events::TracedSink;
 pub use self::runtime::Runtimes;
 pub use self::split::{Arm, Split};

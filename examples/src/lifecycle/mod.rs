@@ -7,8 +7,10 @@
 //! 3. An alert leads to retraining; what passes the gates goes through shadow and canary, and takes over or is out. Two
 //!    faults are planted: a model trained on shuffled labels, which the gates must stop, and one trained on a column
 //!    that is not known yet when it matters, which passes them and must be stopped in live traffic.
-//! 4. What came of it is told in a table, in `summary.json` and in `report.html`.
+//! 4. What came of it is told in a table, in `summary.json` and in `report.html`; where everything came from stands in
+//!    `lineage.jsonl` as OpenLineage events, and the audit log ends under a signed checkpoint.
 
+mod evidence;
 mod report;
 mod retrain;
 mod state;
@@ -23,9 +25,9 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Float64Type;
 use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressStyle};
-use mlops_core::audit::AuditLogExt;
-use mlops_core::dataset::ParquetDatasets;
+use mlops_core::dataset::{GuardedDatasets, ParquetDatasets};
 use mlops_core::inference::{InferenceRecord, InferenceSink, SHADOW};
+use mlops_core::lineage::openlineage::{Dataset, EventType, ModelFacet, RunEvent};
 use mlops_core::lineage::trace;
 use mlops_core::package::REFERENCE_PROFILE;
 use mlops_core::store::LocalStore;
@@ -41,10 +43,12 @@ use mlops_registry::{
     NewVersion, RunStatus, SqlRegistry, TrackingStore,
 };
 use mlops_serve::rollout::{CHAMPION, Decision, Plan, Rollout, Status};
-use mlops_serve::{Deployment, PackageLoader, ParquetInferenceLog, Request, Runtimes, Split};
+use mlops_serve::{Deployment, PackageLoader, ParquetInferenceLog, Request, Runtimes, Split, TracedSink};
 
+use self::evidence::Evidence;
+pub use self::evidence::{Checked, LINEAGE_FILE};
 pub use self::report::Summary;
-pub use self::retrain::{Job, Made, PROBABILITY, Workshop, data_gate, make};
+pub use self::retrain::{Job, Made, PIPELINE, PROBABILITY, Workshop, data_gate, make};
 pub use self::state::{AlertNote, Attempt, SERIES, Scores, Tally};
 use self::state::{Identity, State, Trial};
 use crate::Result;
@@ -163,7 +167,7 @@ impl People {
 /// Keeps every answered request in Parquet, and hands it to the loop as well.
 #[derive(Clone, Debug)]
 struct Tap {
-    log: ParquetInferenceLog,
+    log: TracedSink,
     seen: Arc<Mutex<Vec<InferenceRecord>>>,
 }
 
@@ -239,6 +243,7 @@ struct Lifecycle {
     shop: Workshop,
     log: ParquetInferenceLog,
     tap: Tap,
+    evidence: Evidence,
     screen: Screen,
 }
 
@@ -265,12 +270,15 @@ pub async fn run(options: Options) -> Result<Summary> {
         .open_sqlite(options.out.join("registry.db"))
         .await?;
     let log = ParquetInferenceLog::new(store.clone(), "inference/prices")?;
-    let tap = Tap { log: log.clone(), seen: Arc::default() };
-    let datasets = ParquetDatasets::new(store.clone());
-    let shop =
-        Workshop { elec2, store: Arc::new(store), datasets, registry, clock, code: CodeIdentity::of_executable()? };
+    let evidence = Evidence::open(&options, &store, &registry, &clock).await?;
+    let events = evidence.events.clone();
+    let tap = Tap { log: TracedSink::new(log.clone(), events.clone()).clock(clock.clone()), seen: Arc::default() };
+    let datasets = ParquetDatasets::new(store.clone()).audit(evidence.audit.clone());
+    datasets.reconcile_audit().await?;
+    let (store, datasets, code) = (Arc::new(store), GuardedDatasets::new(datasets), CodeIdentity::of_executable()?);
+    let shop = Workshop { elec2, store, datasets, registry, events, clock, code };
     let screen = Screen::new(&options);
-    let life = Lifecycle { options, scale, people: People::new(), shop, log, tap, screen };
+    let life = Lifecycle { options, scale, people: People::new(), shop, log, tap, evidence, screen };
     let state = match State::load(&life.options)? {
         Some(state) => {
             life.screen.say(life.shop.elec2.time(state.next), "resumed");
@@ -296,6 +304,7 @@ fn clear(out: &Path) -> Result<()> {
         "registry.db-wal",
         "registry.db-shm",
         "store",
+        LINEAGE_FILE,
         "report.html",
         "summary.json",
     ];
@@ -357,9 +366,9 @@ impl Lifecycle {
     }
 
     /// Makes a model in a tracked pipeline run.
-    async fn make(&self, who: &Principal, name: &str, job: Job) -> Result<Made> {
+    async fn make(&self, name: &str, job: Job) -> Result<Made> {
         let registry = &self.shop.registry;
-        let run = job.run;
+        let (run, who) = (job.run, &job.who.clone());
         registry.start_run(who, NewRun::new(MODEL).id(run).name(name)).await?;
         let params = serde_json::to_value(&job.params)?;
         // One that fails stays open: resumed, it may end well, and a run ends once.
@@ -376,6 +385,17 @@ impl Lifecycle {
         registry.log_batch(who, run, batch.tag("gates", made.gates.verdict.as_str())).await?;
         registry.finish_run(who, run, RunStatus::Finished).await?;
         Ok(made)
+    }
+
+    /// Registers what a run made, and says so in its lineage.
+    async fn register(&self, who: &Principal, made: &Made, run: RunId, why: &str) -> Result<u64> {
+        let Workshop { registry, events, clock, .. } = &self.shop;
+        let new = NewVersion::new(MODEL, made.package).run(run).description(why);
+        let version = registry.create_version(who, new).await?.version;
+        let job = events.job(PIPELINE, "PIPELINE");
+        let model = Dataset::model(events.home(), ModelFacet::new(MODEL, version).package(made.package));
+        events.emit(RunEvent::new(EventType::Other, clock.now(), events.run(run), job).output(model));
+        Ok(version)
     }
 
     /// From the first rows to the first champion.
@@ -397,16 +417,14 @@ impl Lifecycle {
         let run = RunId::derived(at, &self.named("run 0"));
         let rows = (scale.first, scale.start);
         self.say(format_args!("training the first model on rows {}..{}", rows.0, rows.1));
-        let (holdout, author) = (scale.holdout, people.ana.name.clone());
-        let job =
-            Job { run, rows, holdout, params: self.params(0), champion: None, author, show: self.screen.has_bars() };
-        let made = self.make(&people.ana, "first model", job).await?;
+        let (holdout, who, show) = (scale.holdout, people.ana.clone(), self.screen.has_bars());
+        let job = Job { run, rows, holdout, params: self.params(0), champion: None, who, show };
+        let made = self.make("first model", job).await?;
         self.say(&made.gates);
         if made.gates.verdict != Verdict::Pass {
             return Err(format!("the first model does not pass its gates\n{}", made.gates).into());
         }
-        let new = NewVersion::new(MODEL, made.package).run(run).description("trained on the first months");
-        let version = registry.create_version(&people.ana, new).await?.version;
+        let version = self.register(&people.ana, &made, run, "trained on the first months").await?;
         let id = PromotionId::derived(at, &self.named("promotion 0"));
         let evidence = made.gates.findings().cloned();
         let promotion = NewPromotion::new(MODEL, version, ALIAS).id(id).evidence(evidence).reason("first model");
@@ -479,8 +497,9 @@ impl Lifecycle {
         let source = PackageLoader::new(shop.registry.clone(), Runtimes::default());
         let deployment = Deployment::builder("prices", source)
             .sink(self.tap.clone())
-            .audit(shop.registry.clone())
+            .audit(self.evidence.audit.clone())
             .lineage(shop.registry.clone())
+            .lineage_events(shop.events.clone())
             .clock(shop.clock.clone())
             .start(split)
             .await?;
@@ -492,7 +511,8 @@ impl Lifecycle {
             shop.clock.set(at);
             if (row - scale.start).is_multiple_of(WEEK) {
                 state.next = row;
-                self.log.flush().await?;
+                self.tap.flush().await?;
+                self.evidence.flush().await?;
                 state.save(&self.options.out)?;
                 if let Some(bar) = &self.screen.0 {
                     bar.set_position((row - scale.start) as u64);
@@ -511,15 +531,15 @@ impl Lifecycle {
             let attempt = &mut state.attempts[trial.attempt];
             attempt.outcome = "still on trial at the end".into();
         }
-        self.log.flush().await?;
+        self.tap.flush().await?;
         if let Some(bar) = &self.screen.0 {
             bar.finish_and_clear();
         }
         let last = state.last_prediction.ok_or("nothing was replayed")?;
         let traced = trace(&self.log, &shop.registry, last).await?;
-        let audit = shop.registry.verify().await??;
+        let checked = self.evidence.check().await?;
         let promotions = shop.registry.promotions(MODEL).await?;
-        let summary = Summary::new(&self.options, &state, &traced, audit, &promotions, deployment.health())?;
+        let summary = Summary::new(&self.options, &state, &traced, checked, &promotions, deployment.health())?;
         fs::write(self.options.out.join("summary.json"), serde_json::to_vec_pretty(&summary)?)?;
         let html = report::html(&summary, &state, shop.elec2.time(scale.start));
         fs::write(self.options.out.join("report.html"), html)?;
@@ -648,9 +668,10 @@ impl Lifecycle {
         self.say(format_args!("candidate {n}: {why}"));
         let run = RunId::derived(at, &self.named(format_args!("run {n}")));
         let rows = (labelled_until.saturating_sub(scale.window).max(scale.first), labelled_until);
-        let author = people.pipeline.name.clone();
-        let job = Job { run, rows, holdout: scale.holdout, params, champion: Some(state.package), author, show: false };
-        let made = self.make(&people.pipeline, &format!("candidate {n}"), job).await?;
+        let (holdout, champion, who) = (scale.holdout, Some(state.package), people.pipeline.clone());
+        let made = self
+            .make(&format!("candidate {n}"), Job { run, rows, holdout, params, champion, who, show: false })
+            .await?;
         let mut attempt = Attempt {
             at,
             why: why.clone(),
@@ -670,10 +691,7 @@ impl Lifecycle {
             return Ok(());
         }
         let registry = &shop.registry;
-        let version = registry
-            .create_version(&people.pipeline, NewVersion::new(MODEL, made.package).run(run).description(&why))
-            .await?;
-        let version = version.version;
+        let version = self.register(&people.pipeline, &made, run, &why).await?;
         let id = PromotionId::derived(at, &self.named(format_args!("promotion {n}")));
         let promotion =
             NewPromotion::new(MODEL, version, ALIAS).id(id).evidence(made.gates.findings().cloned()).reason(&why);

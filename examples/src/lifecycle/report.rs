@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::TimeDelta;
-use mlops_core::audit::ChainSummary;
 use mlops_core::lineage::{NodeKind, Trace};
 use mlops_core::{Timestamp, Verdict};
 use mlops_monitor::metrics::wilson;
@@ -13,6 +12,7 @@ use mlops_registry::Promotion;
 use mlops_serve::Health;
 use serde::{Deserialize, Serialize};
 
+use super::evidence::{Checked, LINEAGE_FILE};
 use super::state::{AlertNote, Attempt, SERIES, Scores, State};
 use super::{MODEL, Options};
 use crate::Result;
@@ -36,8 +36,8 @@ pub struct Summary {
     pub champion: u64,
     /// Moves of the alias, oldest first: version, state, who asked, who approved.
     pub promotions: Vec<(u64, String, String, Vec<String>)>,
-    /// Entries of the audit log, whose chain was verified.
-    pub audit_entries: u64,
+    /// The evidence that is left behind, as it was found when it was checked.
+    pub checked: Checked,
     /// Records that could not be captured, failed shadows, dropped shadows.
     pub unhealthy: [u64; 3],
     /// From the last prediction back: what each node is, without times.
@@ -52,7 +52,7 @@ impl Summary {
         options: &Options,
         state: &State,
         trace: &Trace,
-        audit: ChainSummary,
+        checked: Checked,
         promotions: &[Promotion],
         health: Health,
     ) -> Result<Self> {
@@ -72,11 +72,23 @@ impl Summary {
             retrainings: state.attempts.iter().filter(planted).count(),
             champion: state.champion,
             promotions: moves.collect(),
-            audit_entries: audit.entries,
+            checked,
             unhealthy: [health.capture_failures, health.shadow_failures, health.shadows_dropped],
             origins: origins.map(|n| n.node.to_string()).collect(),
             trace: trace.to_string(),
         })
+    }
+}
+
+impl Checked {
+    fn audit(&self) -> String {
+        let Self { audit_entries, signed_by, .. } = self;
+        format!("audit chain of {audit_entries} entries verified, under a checkpoint signed by {signed_by}")
+    }
+
+    fn lineage(&self) -> String {
+        let [datasets, models, deployments] = self.lineage;
+        format!("{LINEAGE_FILE}: {datasets} dataset versions, {models} model versions, {deployments} deployment(s)")
     }
 }
 
@@ -132,7 +144,8 @@ impl fmt::Display for Summary {
         writeln!(f, "{} alerts, {} retrainings, {approved} promotions", self.alerts.len(), self.retrainings)?;
         let [captures, failed, dropped] = self.unhealthy;
         writeln!(f, "{captures} captures failed, {failed} shadow predictions failed, {dropped} dropped")?;
-        writeln!(f, "audit chain of {} entries verified", self.audit_entries)?;
+        writeln!(f, "{}", self.checked.audit())?;
+        writeln!(f, "{}", self.checked.lineage())?;
         write!(f, "\n{}", self.trace)
     }
 }
@@ -252,7 +265,8 @@ pub(crate) fn html(summary: &Summary, state: &State, start: Timestamp) -> String
         .stacked_area(traffic)
         .table(HEADERS, summary.attempts.iter().map(Attempt::cells))
         .section("From the last prediction back to its origins")
-        .paragraph(format!("The audit chain of {} entries was verified.", summary.audit_entries))
+        .paragraph(summary.checked.audit())
+        .paragraph(summary.checked.lineage())
         .table(["trace"], summary.trace.lines().map(|line| [line.to_owned()]))
         .section("Every alert")
         .table(["when", "rule", "what"], summary.alerts.iter().map(|a| [day(a.at), a.rule.clone(), a.summary.clone()]))

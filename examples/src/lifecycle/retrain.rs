@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use mlops_core::dataset::{DatasetStore, DatasetStoreExt, NewDataset, ParquetDatasets};
-use mlops_core::lineage::LineageStore;
+use mlops_core::dataset::{DatasetStore, DatasetStoreExt, DatasetsAs, GuardedDatasets, NewDataset};
+use mlops_core::lineage::{LineageEvents, LineageStore};
 use mlops_core::package::{DatasetRef, Provenance, REFERENCE_PROFILE};
 use mlops_core::signature::{ColumnSpec, ColumnType, Signature};
 use mlops_core::{
-    ArtifactStore, ArtifactStoreExt, Clock, Digest, ManualClock, Package, Predictor, PredictorExt, RunId, Verdict,
+    ArtifactStore, ArtifactStoreExt, Clock, Digest, ManualClock, Package, Predictor, PredictorExt, Principal, RunId,
+    Verdict,
 };
 use mlops_monitor::ReferenceProfile;
 use mlops_pipeline::gate::{
@@ -26,6 +27,9 @@ use crate::train::{TrainParams, train};
 /// The output column of every model here: the probability that the price is up.
 pub const PROBABILITY: &str = "probability_up";
 
+/// The pipeline that makes every model here.
+pub const PIPELINE: &str = "train-elec2";
+
 /// What every training run works with.
 #[derive(Clone, Debug)]
 pub struct Workshop {
@@ -34,9 +38,11 @@ pub struct Workshop {
     /// Where artifacts are kept.
     pub store: Arc<dyn ArtifactStore>,
     /// Where dataset versions are kept.
-    pub datasets: ParquetDatasets,
+    pub datasets: GuardedDatasets,
     /// Where runs and lineage are recorded.
     pub registry: SqlRegistry,
+    /// Where lineage is told to others.
+    pub events: LineageEvents,
     /// The time.
     pub clock: ManualClock,
     /// What the steps are made of: the whole program, so that any change of it makes them run again.
@@ -56,8 +62,8 @@ pub struct Job {
     pub params: TrainParams,
     /// The package of the champion to compare with.
     pub champion: Option<Digest>,
-    /// Who commits the data.
-    pub author: String,
+    /// Who commits and reads the data.
+    pub who: Principal,
     /// Whether to show the steps as they run.
     pub show: bool,
 }
@@ -129,7 +135,7 @@ fn model_gates() -> Result<GateSuite> {
 /// Commits rows and records where they came from.
 async fn keep(
     ctx: &StepContext,
-    datasets: &ParquetDatasets,
+    datasets: &DatasetsAs,
     lineage: &SqlRegistry,
     new: NewDataset,
 ) -> mlops_core::Result<DatasetRef> {
@@ -151,26 +157,27 @@ async fn load(store: &dyn ArtifactStore, package: &Digest) -> Result<Arc<dyn Pre
 /// # Errors
 /// Those of the step that failed: rows that do not pass the data gate among them.
 pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
-    let mut p = Pipeline::builder("train-elec2").code(shop.code.clone());
+    let mut p = Pipeline::builder(PIPELINE).code(shop.code.clone());
     let rows = p.value("rows", job.rows);
     let held_out = p.value("held_out", job.holdout);
     let params = p.value("params", job.params.clone());
     let champion = p.value("champion", job.champion);
 
     let at = shop.clock.now();
-    let (elec2, author) = (Arc::clone(&shop.elec2), job.author.clone());
-    let (datasets, registry) = (shop.datasets.clone(), shop.registry.clone());
+    let own = shop.datasets.acting_as(&job.who);
+    let elec2 = Arc::clone(&shop.elec2);
+    let (datasets, registry) = (own.clone(), shop.registry.clone());
     let ingested = p.step("ingest", rows, move |ctx, (from, until)| {
-        let (rows, author) = (elec2.archive(from, until), author.clone());
+        let rows = elec2.archive(from, until);
         let (datasets, registry) = (datasets.clone(), registry.clone());
         async move {
             let source = format!("elec2.parquet {} rows {from}..{until}", Elec2::digest());
-            let new = NewDataset::new("elec2", [rows]).source(source).author(author).at(at);
+            let new = NewDataset::new("elec2", [rows]).source(source).at(at);
             Ok(keep(&ctx, &datasets, &registry, new).await?)
         }
     });
 
-    let datasets = shop.datasets.clone();
+    let datasets = own.clone();
     let checked = p.step("check_data", ingested, move |ctx, dataset: DatasetRef| {
         let datasets = datasets.clone();
         async move {
@@ -182,17 +189,16 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
         }
     });
 
-    let (datasets, registry, author) = (shop.datasets.clone(), shop.registry.clone(), job.author.clone());
+    let (datasets, registry) = (own.clone(), shop.registry.clone());
     let parts = p.step("split", (ingested, held_out), move |ctx, (dataset, held_out): (DatasetRef, usize)| {
-        let (datasets, registry, author) = (datasets.clone(), registry.clone(), author.clone());
+        let (datasets, registry) = (datasets.clone(), registry.clone());
         async move {
             ctx.reads(&dataset);
             let whole = datasets.version(&dataset.name, &dataset.digest).await?;
             let rows = datasets.read_all(&whole).await?;
             let cut = rows.num_rows().saturating_sub(held_out);
-            let part = |name: &str, rows| {
-                NewDataset::new(name, [rows]).parent(&whole).source(format!("{dataset}")).author(&author).at(at)
-            };
+            let part =
+                |name: &str, rows| NewDataset::new(name, [rows]).parent(&whole).source(format!("{dataset}")).at(at);
             let train = keep(&ctx, &datasets, &registry, part("elec2-train", rows.slice(0, cut))).await?;
             let holdout = part("elec2-holdout", rows.slice(cut, rows.num_rows() - cut));
             let holdout = keep(&ctx, &datasets, &registry, holdout).await?;
@@ -200,7 +206,7 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
         }
     });
 
-    let datasets = shop.datasets.clone();
+    let datasets = own.clone();
     let fitted =
         p.step("train", (parts, params, checked), move |ctx, (parts, params, _): (Parts, TrainParams, SuiteReport)| {
             let datasets = datasets.clone();
@@ -218,7 +224,7 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
             }
         });
 
-    let (datasets, champion_at) = (shop.datasets.clone(), at);
+    let (datasets, champion_at) = (own.clone(), at);
     let package = p.step(
         "package",
         (parts, params, fitted),
@@ -245,7 +251,7 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
         },
     );
 
-    let datasets = shop.datasets.clone();
+    let datasets = own.clone();
     let gated = p.step(
         "gates",
         (parts, package, champion),
@@ -268,7 +274,7 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
 
     let pipeline = p.build()?;
     let mut runner = Runner::new(Arc::clone(&shop.store)).run_id(job.run).workers(2);
-    runner = runner.lineage(shop.registry.clone()).clock(shop.clock.clone());
+    runner = runner.lineage(shop.registry.clone()).lineage_events(shop.events.clone()).clock(shop.clock.clone());
     if job.show {
         runner = runner.observer(mlops_pipeline::ConsoleObserver::new());
     }
@@ -284,14 +290,20 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
     })
 }
 
-fn provenance(run: RunId, dataset: &DatasetRef, params: &TrainParams) -> Result<Provenance> {
+/// What this program was built from.
+pub(crate) fn built() -> Provenance {
     let mut provenance = Provenance::default();
-    provenance.run = Some(run);
-    provenance.datasets = vec![dataset.clone()];
     provenance.commit = option_env!("GIT_COMMIT").map(str::to_owned);
     provenance.dirty = option_env!("GIT_DIRTY").map(|dirty| dirty == "true");
     provenance.lock_file = Some(Digest::of(include_bytes!("../../../Cargo.lock")));
     provenance.toolchain = option_env!("RUSTC_VERSION").map(str::to_owned);
+    provenance
+}
+
+fn provenance(run: RunId, dataset: &DatasetRef, params: &TrainParams) -> Result<Provenance> {
+    let mut provenance = built();
+    provenance.run = Some(run);
+    provenance.datasets = vec![dataset.clone()];
     provenance.seed = Some(params.seed);
     let params = serde_json::to_value(params)?;
     provenance.params = params.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use mlops_core::audit::AuditLogExt;
+use mlops_core::audit::{AuditLogExt, Checkpoints, verify_log};
+use mlops_core::conformance::OpenLineageSchemas;
+use mlops_core::lineage::{EventFile, LineageStoreExt, MemoryLineage, NodeRef, StoreTransport, Transport};
 use mlops_core::store::LocalStore;
-use mlops_core::{ModelRef, ModelSource, Verdict};
-use mlops_examples::lifecycle::{ALIAS, MODEL, Summary};
+use mlops_core::{DatasetRef, ModelRef, ModelSource, Verdict};
+use mlops_examples::lifecycle::{ALIAS, LINEAGE_FILE, MODEL, Summary};
 use mlops_registry::{ModelRegistry, SqlRegistry};
 
 fn lifecycle(out: &Path) -> Command {
@@ -62,14 +64,17 @@ async fn the_story_happens_and_is_on_record() {
         assert!(s.origins.iter().any(|o| o.starts_with(kind)), "{kind} in {:?}", s.origins);
     }
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    for fact in ["lock_file: ", "toolchain: rustc", "seed: ", "audit chain of "] {
+    for fact in
+        ["lock_file: ", "toolchain: rustc", "seed: ", "audit chain of ", "under a checkpoint signed by ", LINEAGE_FILE]
+    {
         assert!(printed.contains(fact), "{fact} in {printed}");
     }
 
     // The record agrees with the story.
     let store = LocalStore::open(dir.path().join("store")).unwrap();
-    let registry = SqlRegistry::builder().artifacts(store).open_sqlite(dir.path().join("registry.db")).await.unwrap();
-    assert_eq!(registry.verify().await.unwrap().unwrap().entries, s.audit_entries);
+    let registry = SqlRegistry::builder().artifacts(store.clone());
+    let registry = registry.open_sqlite(dir.path().join("registry.db")).await.unwrap();
+    assert_eq!(registry.verify().await.unwrap().unwrap().entries, s.checked.audit_entries);
     let champion = registry.resolve(&ModelRef::alias(MODEL, ALIAS)).await.unwrap();
     assert_eq!(champion.version, s.champion);
     registry.package(&champion).await.unwrap();
@@ -85,7 +90,34 @@ async fn the_story_happens_and_is_on_record() {
     let rejected = rejected.iter().find(|p| Some(p.version) == leaking.version).unwrap();
     assert!(rejected.to_string().contains("worse than the champion"), "{rejected}");
 
+    // Others can check it with the public key and the file of events.
+    let checkpoints = Checkpoints::new(store, s.checked.signed_by.parse().unwrap()).all().await.unwrap();
+    assert_eq!(
+        checkpoints.last().unwrap().entries(),
+        s.checked.audit_entries,
+        "nothing came after the last checkpoint"
+    );
+    assert_eq!(verify_log(&registry, checkpoints).await.unwrap().unwrap().entries, s.checked.audit_entries);
+    assert!(did("dataset.commit") >= 3 * s.attempts.len(), "each attempt has its rows, cut in two");
+    let told = EventFile::read(dir.path().join(LINEAGE_FILE)).unwrap();
+    assert!(told.broken.is_empty());
+    OpenLineageSchemas::new().check(&told.events);
+    let graph = MemoryLineage::default();
+    let into = StoreTransport::new(graph.clone(), MODEL);
+    for event in &told.events {
+        into.send(event).await.unwrap();
+    }
+    let first = NodeRef::dataset(&DatasetRef { name: "elec2".into(), digest: s.attempts[0].dataset });
+    assert_eq!(graph.models_of(&first).await.unwrap().models[0].node, NodeRef::model(MODEL, 1));
+    let impact = graph.impact(&first).await.unwrap();
+    assert_eq!(impact.deployments().map(|d| &d.node).collect::<Vec<_>>(), [&NodeRef::deployment("prices")]);
+    assert!(impact.prediction_batches().count() > 0, "what the first model answered");
+    let [datasets, models, deployments] = s.checked.lineage;
+    assert_eq!((datasets, deployments), (3 * s.attempts.len(), 1));
+    assert_eq!(models, s.attempts.iter().filter(|a| a.version.is_some()).count());
+
     let html = std::fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(html.contains("under a checkpoint signed by mlops-examples/lifecycle+") && html.contains(LINEAGE_FILE));
     assert!(html.matches("<svg").count() >= 4, "accuracy, Brier, drift and traffic");
     assert!(!html.contains("<script src") && !html.contains("<link"), "self-contained");
 }

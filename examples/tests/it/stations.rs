@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch};
-use mlops_core::dataset::{DatasetStore, NewDataset, ParquetDatasets};
+use mlops_core::dataset::{DatasetStore, GuardedDatasets, NewDataset, ParquetDatasets};
+use mlops_core::lineage::{LineageEvents, MemorySink};
 use mlops_core::store::{ArtifactStore, MemoryStore, PutMode, artifact_key};
 use mlops_core::{
     Digest, ManualClock, ModelRef, ModelSource, Package, Principal, ResolvedModel, Role, RunId, Verdict,
@@ -44,8 +45,9 @@ async fn fixture() -> Fixture {
     let shop = Workshop {
         elec2: Arc::clone(&elec2),
         store: Arc::new(store.clone()),
-        datasets: ParquetDatasets::new(store.clone()),
+        datasets: GuardedDatasets::new(ParquetDatasets::new(store.clone())),
         registry: registry.clone(),
+        events: LineageEvents::to(MemorySink::default()),
         clock,
         code: CodeIdentity::declared("test"),
     };
@@ -69,7 +71,7 @@ fn job(run: RunId) -> Job {
         seed: 1,
         shuffle_labels: false,
     };
-    Job { run, rows: (0, 1_500), holdout: 400, params, champion: None, author: "ana".into(), show: false }
+    Job { run, rows: (0, 1_500), holdout: 400, params, champion: None, who: who("ana", Role::Contributor), show: false }
 }
 
 fn resolved(package: Digest) -> ResolvedModel {
@@ -189,8 +191,9 @@ async fn a_pipeline_stops_at_rows_that_do_not_pass() {
     let shop = Workshop {
         elec2,
         store: Arc::new(store.clone()),
-        datasets: ParquetDatasets::new(store),
+        datasets: GuardedDatasets::new(ParquetDatasets::new(store)),
         registry,
+        events: LineageEvents::to(MemorySink::default()),
         clock: ManualClock::at(from_micros(0)),
         code: CodeIdentity::declared("test"),
     };

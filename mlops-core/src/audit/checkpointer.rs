@@ -42,12 +42,7 @@ use crate::{Clock, Error, Result, SystemClock, clock};
 pub struct Checkpointer<L>(Arc<Inner<L>>);
 
 struct Inner<L> {
-    log: L,
-    signer: CheckpointSigner,
-    checkpoints: Checkpoints,
-    clock: Arc<dyn Clock>,
-    entries: u64,
-    every: Duration,
+    options: CheckpointerBuilder<L>,
     /// Where the next checkpoint goes on reading; held while one is made.
     reader: Mutex<LogVerifier>,
     /// Size and time of the last checkpoint, in microseconds.
@@ -63,7 +58,7 @@ impl<L> Clone for Checkpointer<L> {
 
 impl<L: AuditLog> fmt::Debug for Checkpointer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { log, signer, entries, every, .. } = &*self.0;
+        let CheckpointerBuilder { log, signer, entries, every, .. } = &self.0.options;
         let mut shown = f.debug_struct("Checkpointer");
         shown.field("log", log).field("signer", signer).field("entries", entries).field("every", every);
         shown.finish_non_exhaustive()
@@ -72,7 +67,7 @@ impl<L: AuditLog> fmt::Debug for Checkpointer<L> {
 
 impl<L: AuditLog> fmt::Display for Checkpointer<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} with checkpoints", self.0.log)
+        write!(f, "{} with checkpoints", self.0.options.log)
     }
 }
 
@@ -87,7 +82,7 @@ impl<L: AuditLog> Checkpointer<L> {
     /// Where the checkpoints are.
     #[must_use]
     pub fn checkpoints(&self) -> &Checkpoints {
-        &self.0.checkpoints
+        &self.0.options.checkpoints
     }
 
     /// Why the last checkpoint was not made, if it was not.
@@ -110,7 +105,8 @@ impl<L: AuditLog> Checkpointer<L> {
     }
 
     async fn sign(&self, reader: &mut LogVerifier) -> Result<Option<Checkpoint>> {
-        let Inner { log, signer, checkpoints, clock, last, .. } = &*self.0;
+        let Inner { options, last, .. } = &*self.0;
+        let CheckpointerBuilder { log, signer, checkpoints, clock, .. } = options;
         let before = last.0.load(Ordering::Acquire);
         let mut ahead = reader.clone();
         if let Err(fault) = ahead.read(log).await? {
@@ -130,7 +126,8 @@ impl<L: AuditLog> Checkpointer<L> {
     }
 
     fn is_due(&self, seq: u64) -> bool {
-        let Inner { clock, entries, every, last, .. } = &*self.0;
+        let Inner { options, last, .. } = &*self.0;
+        let CheckpointerBuilder { clock, entries, every, .. } = options;
         let (size, at) = (last.0.load(Ordering::Acquire), last.1.load(Ordering::Acquire));
         let waited = clock.now().timestamp_micros().saturating_sub(at);
         let every = i64::try_from(every.as_micros()).unwrap_or(i64::MAX);
@@ -142,7 +139,7 @@ impl<L: AuditLog> Checkpointer<L> {
 #[deny(clippy::missing_trait_methods)]
 impl<L: AuditLog> AuditLog for Checkpointer<L> {
     async fn append(&self, event: AuditEvent) -> Result<AuditEntry> {
-        let entry = self.0.log.append(event).await?;
+        let entry = self.0.options.log.append(event).await?;
         // Whoever holds the reader makes one already.
         if self.is_due(entry.seq) && self.0.reader.try_lock().is_some() {
             // The entry is kept; `failure` has the error, and the next append tries again.
@@ -152,7 +149,7 @@ impl<L: AuditLog> AuditLog for Checkpointer<L> {
     }
 
     async fn entries(&self, from: u64, limit: usize) -> Result<Vec<AuditEntry>> {
-        self.0.log.entries(from, limit).await
+        self.0.options.log.entries(from, limit).await
     }
 }
 
@@ -193,17 +190,16 @@ impl<L: AuditLog> CheckpointerBuilder<L> {
     /// [`Error::InvalidInput`] naming the option out of range or the checkpoint that is not this signer's; those of the
     /// store.
     pub async fn open(self) -> Result<Checkpointer<L>> {
-        let Self { log, signer, checkpoints, clock, entries, every } = self;
-        if entries == 0 {
+        if self.entries == 0 {
             return Err(Error::invalid("entries", "0 is not at least 1"));
         }
-        let latest = checkpoints.latest().await?;
+        let latest = self.checkpoints.latest().await?;
         let (reader, size, at) = match &latest {
             Some(last) => (LogVerifier::after(last), last.entries(), last.at()),
-            None => (LogVerifier::new([]), 0, clock.now()),
+            None => (LogVerifier::new([]), 0, self.clock.now()),
         };
         let last = (AtomicU64::new(size), AtomicI64::new(at.timestamp_micros()));
         let (reader, failure) = (Mutex::new(reader), Lock::new(None));
-        Ok(Checkpointer(Arc::new(Inner { log, signer, checkpoints, clock, entries, every, reader, last, failure })))
+        Ok(Checkpointer(Arc::new(Inner { options: self, reader, last, failure })))
     }
 }

@@ -19,7 +19,10 @@ pub mod dataset_store;
 pub mod inference_log;
 pub mod lineage_sink;
 pub mod lineage_store;
+mod openlineage;
 pub mod token_store;
+
+pub use self::openlineage::OpenLineageSchemas;
 
 #[doc(hidden)]
 #[macro_export]
@@ -114,36 +117,8 @@ macro_rules! lineage_sink_conformance {
     };
 }
 
-/// The JSON schemas that lineage events follow: of OpenLineage 2-0-2, of its facets and of our own. Each has its name
-/// under `$id`, and every `$ref` of one leads to another.
-#[must_use]
-pub fn openlineage_schemas() -> Vec<serde_json::Value> {
-    macro_rules! schemas {
-        ($($file:literal),+ $(,)?) => { [$(include_str!(concat!("../../schemas/", $file, ".json"))),+] };
-    }
-    let texts = schemas!(
-        "openlineage/OpenLineage",
-        "openlineage/facets/ColumnLineageDatasetFacet",
-        "openlineage/facets/DataQualityMetricsDatasetFacet",
-        "openlineage/facets/DataQualityMetricsInputDatasetFacet",
-        "openlineage/facets/DatasetVersionDatasetFacet",
-        "openlineage/facets/ErrorMessageRunFacet",
-        "openlineage/facets/JobTypeJobFacet",
-        "openlineage/facets/NominalTimeRunFacet",
-        "openlineage/facets/ParentRunFacet",
-        "openlineage/facets/SchemaDatasetFacet",
-        "openlineage/facets/SourceCodeLocationJobFacet",
-        "MlopsDeploymentDatasetFacet",
-        "MlopsEnvironmentRunFacet",
-        "MlopsModelDatasetFacet",
-        "MlopsPredictionsDatasetFacet",
-        "MlopsStepRunFacet",
-    );
-    texts.iter().map(|text| serde_json::from_str(text).unwrap()).collect()
-}
-
-/// Tests of [`InferenceSink`](crate::inference::InferenceSink)'s and [`InferenceLog`](crate::inference::InferenceLog)'s contracts, for a type that is both:
-/// `inference_log_conformance!(name, (log, keep_alive))`.
+/// Tests of the contracts of [`InferenceSink`](crate::inference::InferenceSink) and
+/// [`InferenceLog`](crate::inference::InferenceLog), for a type that is both: `inference_log_conformance!(name, (log, keep_alive))`.
 #[macro_export]
 macro_rules! inference_log_conformance {
     ($suite:ident, $fresh:expr) => {

@@ -238,11 +238,11 @@ impl ParquetDatasets {
         version.digest = version.digest_of()?;
         // Nothing may name the files before they are safe.
         self.store.sync().await?;
-        lease.check()?;
         self.check_there(before.as_ref()).await?;
         let sealed = manifest::seal(&version)?;
         let key = Self::manifest_key(&version.name, &version.digest);
         let announced = self.announce(&version.name, Change::Commit(version.digest)).await?;
+        lease.check()?;
         let version = loop {
             match self.store.put_opts(&key, sealed.clone().into(), PutMode::Create).await {
                 Ok(()) => {

@@ -137,27 +137,31 @@ impl ParquetDatasets {
             let Some(dataset) = object.key.split('/').nth(1) else { continue };
             let forgotten =
                 from_micros(at).checked_add_signed(TimeDelta::from_std(FORGOTTEN).unwrap_or(TimeDelta::MAX));
-            match self.event_of(dataset, &change).await? {
-                Some(event) => {
-                    log.append(event).await?;
-                    found += 1;
-                }
-                // It may still be made.
-                None if forgotten.is_none_or(|at| self.clock.now() < at) => continue,
-                None => {}
+            let shown = self.event_of(dataset, &change).await?;
+            let is_settled = shown.as_ref().is_some_and(|(_, is_settled)| *is_settled);
+            if let Some((event, _)) = shown {
+                log.append(event).await?;
+                found += 1;
             }
-            self.store.delete(&object.key).await?;
+            // Otherwise it may still be made.
+            if is_settled || forgotten.is_some_and(|at| at <= self.clock.now()) {
+                self.store.delete(&object.key).await?;
+            }
         }
         Ok(found)
     }
 
-    /// The entry of a change, from the object that shows it; none if it cannot be seen.
-    async fn event_of(&self, dataset: &str, change: &Change) -> Result<Option<AuditEvent>> {
+    /// The entry of a change, from the object that shows it, and whether that is all there is to come of it; none if it
+    /// cannot be seen.
+    async fn event_of(&self, dataset: &str, change: &Change) -> Result<Option<(AuditEvent, bool)>> {
         match change {
             Change::Commit(digest) => match self.version(dataset, digest).await {
-                Ok(version) => Ok(Some(committed(&version))),
-                // Removed by somebody who kept no log.
-                Err(Error::NotFound { .. }) => Ok(self.grave(dataset, digest).await?.and_then(|grave| grave.committed)),
+                Ok(version) => Ok(Some((committed(&version), true))),
+                // Removed by somebody who kept no log; or it was, and is about to come back.
+                Err(Error::NotFound { .. }) => {
+                    let grave = self.grave(dataset, digest).await?;
+                    Ok(grave.and_then(|grave| grave.committed).map(|event| (event, false)))
+                }
                 // Damaged: whoever mends it records it.
                 Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => Ok(None),
                 Err(error) => Err(error),
@@ -168,11 +172,12 @@ impl ParquetDatasets {
                     Some(before) => self.tag_at(dataset, tag, before).await?.and_then(|tag| tag.version),
                     None => None,
                 };
-                Ok(Some(tagged(dataset, before, &moved)))
+                Ok(Some((tagged(dataset, before, &moved), true)))
             }
             Change::Remove(digest) => match self.version(dataset, digest).await {
                 Err(Error::NotFound { .. }) => {
-                    Ok(self.grave(dataset, digest).await?.map(|grave| removed(dataset, digest, &grave)))
+                    let grave = self.grave(dataset, digest).await?;
+                    Ok(grave.map(|grave| (removed(dataset, digest, &grave), true)))
                 }
                 Ok(_) | Err(Error::Corrupt { .. } | Error::InvalidInput { .. }) => Ok(None),
                 Err(error) => Err(error),

@@ -30,6 +30,7 @@
 //! # Ok::<(), mlops_core::Error>(()) }).unwrap();
 //! ```
 
+mod events;
 mod file;
 mod graph;
 #[cfg(feature = "lineage-http")]
@@ -49,6 +50,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use self::events::LineageEvents;
 pub use self::file::{EventFile, FileTransport};
 pub use self::graph::Graph;
 #[cfg(feature = "lineage-http")]

@@ -1,5 +1,4 @@
 use std::collections::VecDeque;
-use std::error::Error as _;
 use std::fmt::{self, Debug, Display};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,14 +8,14 @@ use async_trait::async_trait;
 
 use super::openlineage::RunEvent;
 use super::{Dropped, LineageSink, SinkCounts};
-use crate::{Error, Result};
+use crate::{Result, with_causes};
 
 /// Brings events to where they are kept: into a store, a file, over HTTP. May take as long as it takes; a
 /// [`LineageQueue`] in front of it makes it a [`LineageSink`].
 ///
 /// # Contract
 /// - `send` returns `Ok` once the event has arrived. It makes its own further attempts, if any.
-/// - An error that [is retryable](Error::is_retryable) means that the other side could not be reached or failed, any other
+/// - An error that [is retryable](crate::Error::is_retryable) means that the other side could not be reached or failed, any other
 ///   that it will not have this event.
 /// - **At least once.** An event whose `send` failed, or was dropped, may have arrived.
 #[async_trait]
@@ -251,14 +250,4 @@ impl<T: Transport> Debug for LineageWorker<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LineageWorker({:?}: {})", self.transport, self.shared.counts())
     }
-}
-
-fn with_causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }

@@ -19,7 +19,7 @@ mlops_core::dataset_store_conformance!(
     guarded,
     (
         GuardedDatasets::new(ParquetDatasets::new(MemoryStore::default()))
-            .acting_as(&Principal::new("ana").with_role(Role::Contributor)),
+            .acting_as(&Principal::new("ana").with_role(Role::Admin)),
         ()
     )
 );

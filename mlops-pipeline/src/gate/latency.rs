@@ -148,7 +148,7 @@ impl Gate for LatencyGate {
             let answer = black_box(candidate.predict(black_box(&batch)));
             let took = began.elapsed();
             if let Err(error) = answer {
-                let why = crate::error::chain(&error);
+                let why = mlops_core::with_causes(&error);
                 let summary = format!("the candidate cannot answer the rows: {why}");
                 return Ok(Finding::new(&self.name, Verdict::Fail, summary));
             }

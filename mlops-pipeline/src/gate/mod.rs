@@ -239,7 +239,7 @@ impl Terms {
         let inputs = model.signature().check_inputs(holdout.rows)?;
         let outputs = match model.run(&inputs) {
             Ok(outputs) => outputs,
-            Err(error) => return Ok(Err(crate::error::chain(&error))),
+            Err(error) => return Ok(Err(mlops_core::with_causes(&error))),
         };
         let probabilities = numbers(&outputs, &self.output)?;
         if let Some(row) = probabilities.iter().position(|p| !(0.0..=1.0).contains(p)) {

@@ -1,41 +1,18 @@
 //! A run as OpenLineage events, against the official schemas.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use jsonschema::{Registry, Validator};
-use mlops_core::conformance::openlineage_schemas;
+use mlops_core::Digest;
+use mlops_core::conformance::OpenLineageSchemas;
 use mlops_core::lineage::openlineage::*;
 use mlops_core::lineage::{
     Graph, LineageStore, LineageStoreExt, MemoryLineage, MemorySink, NodeKind, NodeRef, StoreTransport, Transport,
 };
 use mlops_core::store::MemoryStore;
-use mlops_core::{DatasetRef, Digest, RunId};
-use mlops_pipeline::{CodeIdentity, FailureMode, LineageEvents, Pipeline, Runner};
-use serde_json::{Value, json};
+use mlops_pipeline::{FailureMode, LineageEvents, Pipeline, Runner};
 
-fn dataset(name: &str) -> DatasetRef {
-    DatasetRef { name: name.to_owned(), digest: Digest::of(name.as_bytes()) }
-}
-
-fn run_id(seed: &str) -> RunId {
-    RunId::derived("1997-01-01T00:00:00Z".parse().unwrap(), seed.as_bytes())
-}
-
-fn pipeline() -> Pipeline {
-    let mut p = Pipeline::builder("prices").code(CodeIdentity::declared("v1"));
-    let rate = p.value("rate", 0.5);
-    let rows = p.step("ingest", (), |ctx, ()| async move {
-        ctx.reads(&dataset("feed"));
-        ctx.writes(&dataset("prices"));
-        Ok(dataset("prices"))
-    });
-    p.step("train", (rows, rate), |ctx, (rows, rate)| async move {
-        ctx.reads(&rows);
-        Ok(rate)
-    });
-    p.build().unwrap()
-}
+use crate::support::{dataset, pipeline, run_id};
 
 fn events(sink: &MemorySink) -> LineageEvents {
     let location = SourceCodeLocationFacet::git("https://git.example/shop/train.rs".parse().unwrap());
@@ -49,31 +26,8 @@ fn told(sink: &MemorySink) -> Vec<String> {
     sink.events().iter().map(|e| format!("{} {}", e.job.name, word(e))).collect()
 }
 
-/// Each event against the schema of events, and each of its facets against its own.
 fn validate(sink: &MemorySink) {
-    let documents = openlineage_schemas();
-    let id = |document: &Value| document["$id"].as_str().unwrap().to_owned();
-    let registry = documents.iter().fold(Registry::new(), |r, d| r.add(id(d), d.clone()).unwrap());
-    let registry = registry.prepare().unwrap();
-    let mut validators: BTreeMap<String, Validator> = BTreeMap::new();
-    let mut check = |url: &str, value: &Value| {
-        let validator = validators.entry(url.to_owned()).or_insert_with(|| {
-            let options = jsonschema::draft202012::options().with_registry(&registry);
-            options.should_validate_formats(true).build(&json!({ "$ref": url })).unwrap()
-        });
-        let faults: Vec<String> = validator.iter_errors(value).map(|e| format!("{}: {e}", e.instance_path())).collect();
-        assert!(faults.is_empty(), "{url}: {faults:?} in {value}");
-    };
-    for event in sink.events() {
-        let event: Value = serde_json::from_str(&event.to_json().unwrap()).unwrap();
-        check(SCHEMA_URL, &event);
-        let datasets = ["inputs", "outputs"].into_iter().flat_map(|side| event[side].as_array().unwrap());
-        for owner in datasets.chain([&event["run"], &event["job"]]) {
-            for facet in owner["facets"].as_object().into_iter().flat_map(|facets| facets.values()) {
-                check(facet["_schemaURL"].as_str().unwrap(), facet);
-            }
-        }
-    }
+    OpenLineageSchemas::new().check(&sink.events());
 }
 
 #[tokio::test]

@@ -6,31 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::future::BoxFuture;
 use mlops_core::lineage::{Edge, Graph, LineageStore, MemoryLineage, Node, NodeKind, NodeRef};
 use mlops_core::store::MemoryStore;
-use mlops_core::{DatasetRef, Digest, Error, Result, RunId};
-use mlops_pipeline::{CodeIdentity, Pipeline, Runner};
+use mlops_core::{Digest, Error, Result, RunId};
+use mlops_pipeline::Runner;
 
-fn dataset(name: &str) -> DatasetRef {
-    DatasetRef { name: name.to_owned(), digest: Digest::of(name.as_bytes()) }
-}
-
-fn run_id(seed: &str) -> RunId {
-    RunId::derived("1997-01-01T00:00:00Z".parse().unwrap(), seed.as_bytes())
-}
-
-fn pipeline() -> Pipeline {
-    let mut p = Pipeline::builder("prices").code(CodeIdentity::declared("v1"));
-    let rate = p.value("rate", 0.5);
-    let rows = p.step("ingest", (), |ctx, ()| async move {
-        ctx.reads(&dataset("feed"));
-        ctx.writes(&dataset("prices"));
-        Ok(dataset("prices"))
-    });
-    p.step("train", (rows, rate), |ctx, (rows, rate)| async move {
-        ctx.reads(&rows);
-        Ok(rate)
-    });
-    p.build().unwrap()
-}
+use crate::support::{dataset, pipeline, run_id};
 
 #[tokio::test]
 async fn a_run_leads_back_to_its_datasets_and_code() {

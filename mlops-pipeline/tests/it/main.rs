@@ -10,3 +10,4 @@ mod golden;
 mod graphs;
 mod lineage;
 mod observers;
+mod support;

@@ -3,6 +3,7 @@
 
 mod capture;
 mod deployment;
+mod events;
 mod rollout;
 mod runtime;
 mod support;

@@ -199,6 +199,12 @@ impl Run {
     }
 }
 
+impl From<RunId> for Run {
+    fn from(run: RunId) -> Self {
+        Self::new(run)
+    }
+}
+
 /// What is run again and again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
