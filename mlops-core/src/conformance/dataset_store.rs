@@ -138,10 +138,7 @@ pub async fn removed_versions_are_gone_and_told_of(store: &dyn DatasetStore) {
     }
     let gone = store.version("d", &v1.digest).await.unwrap_err();
     let told = gone.to_string();
-    assert!(
-        matches!(gone, Error::NotFound { .. }) && told.contains("adam") && told.contains("no use"),
-        "{store}: {told}"
-    );
+    assert!(matches!(gone, Error::NotFound { .. }) && told.contains("no use"), "{store}: {told}");
     assert_eq!(store.read_all(&v2).await.unwrap().num_rows(), 6, "{store}");
     let late = store.commit(NewDataset::new("d", [rows([3.; 3])]).append_to(&v1)).await;
     assert!(matches!(late, Err(Error::NotFound { .. })), "{store}: {late:?}");

@@ -47,8 +47,8 @@ macro_rules! __conformance {
     };
 }
 
-/// Tests of [`ArtifactStore`](crate::store::ArtifactStore)'s contract: `artifact_store_conformance!(name, (store, keep_alive))`. Attributes before the
-/// name go to each test: `#[ignore = "needs a server"]`.
+/// Tests of [`ArtifactStore`](crate::store::ArtifactStore)'s contract: `artifact_store_conformance!(name, (store,
+/// keep_alive))`. Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! artifact_store_conformance {
     ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
@@ -62,7 +62,8 @@ macro_rules! artifact_store_conformance {
 }
 
 #[cfg(feature = "datasets")]
-/// Tests of [`DatasetStore`](crate::dataset::DatasetStore)'s contract: `dataset_store_conformance!(name, (store, keep_alive))`.
+/// Tests of [`DatasetStore`](crate::dataset::DatasetStore)'s contract: `dataset_store_conformance!(name, (store,
+/// keep_alive))`.
 #[macro_export]
 macro_rules! dataset_store_conformance {
     ($suite:ident, $fresh:expr) => {
@@ -97,7 +98,8 @@ macro_rules! token_store_conformance {
     };
 }
 
-/// Tests of [`LineageStore`](crate::lineage::LineageStore)'s contract: `lineage_store_conformance!(name, (store, keep_alive))`.
+/// Tests of [`LineageStore`](crate::lineage::LineageStore)'s contract: `lineage_store_conformance!(name, (store,
+/// keep_alive))`.
 #[macro_export]
 macro_rules! lineage_store_conformance {
     ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
@@ -107,8 +109,8 @@ macro_rules! lineage_store_conformance {
     };
 }
 
-/// Tests of [`LineageSink`](crate::lineage::LineageSink)'s contract: `lineage_sink_conformance!(name, (sink, keep_alive))`. The sink is one that
-/// delivers, with room for at least 200 events.
+/// Tests of [`LineageSink`](crate::lineage::LineageSink)'s contract: `lineage_sink_conformance!(name, (sink,
+/// keep_alive))`. The sink is one that delivers, with room for at least 200 events.
 #[macro_export]
 macro_rules! lineage_sink_conformance {
     ($suite:ident, $fresh:expr) => {
@@ -117,8 +119,9 @@ macro_rules! lineage_sink_conformance {
     };
 }
 
-/// Tests of [`InferenceSink`](crate::inference::InferenceSink)'s and [`InferenceLog`](crate::inference::InferenceLog)'s contracts, for a type that is both:
-/// `inference_log_conformance!(name, (log, keep_alive))`.
+/// Tests of the contracts of [`InferenceSink`](crate::inference::InferenceSink) and
+/// [`InferenceLog`](crate::inference::InferenceLog), for a type that is both: `inference_log_conformance!(name, (log,
+/// keep_alive))`.
 #[macro_export]
 macro_rules! inference_log_conformance {
     ($suite:ident, $fresh:expr) => {

@@ -7,7 +7,7 @@ use super::openlineage::{EnvironmentFacet, Job, JobTypeFacet, Run, RunEvent, Sou
 ///
 /// ```
 /// use mlops_core::RunId;
-/// use mlops_core::lineage::openlineage::{EnvironmentFacet, EventType, Run, RunEvent};
+/// use mlops_core::lineage::openlineage::{EnvironmentFacet, EventType, RunEvent};
 /// use mlops_core::lineage::{LineageEvents, MemorySink};
 /// # let at: mlops_core::Timestamp = "1996-05-07T00:00:00Z".parse().unwrap();
 /// let sink = MemorySink::default();

@@ -27,7 +27,7 @@ use url::Url;
 use self::table::{Entry, Log, Table, own_digest, runtime};
 use super::stats::ColumnSketch;
 use super::written::{self, decode_schema, encode_schema, some_batch};
-use super::{DataFile, DatasetStore, DatasetVersion, MoveTag, NewDataset, Removal, Scan, Tag, tags};
+use super::{DataFile, DatasetStore, DatasetVersion, MoveTag, NewDataset, Removal, Scan, Tag, sort_versions, tags};
 use crate::audit::{AuditEvent, AuditLog};
 use crate::store::{ArtifactStore, ArtifactStoreExt, ObjectArtifactStore, PutMode, check_name};
 use crate::{DatasetRef, Digest, Error, Result, Timestamp};
@@ -412,7 +412,7 @@ impl DatasetStore for DeltaDatasets {
                 versions.push(self.kept(&table, &entry, &ours.digest).await?);
             }
         }
-        versions.sort_by_key(|v| (v.created_at, v.digest));
+        sort_versions(&mut versions);
         Ok(versions)
     }
 
