@@ -3,30 +3,12 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
+use mlops_core::package::Manifest;
 use mlops_core::store::Roots;
-use mlops_core::{ArtifactStore, ArtifactStoreExt as _, Digest, Error, Result};
-use serde::Deserialize;
+use mlops_core::{Digest, Error, Result};
 
 use super::SqlRegistry;
 use super::db::{self, Backend as _, Conn};
-
-/// A package's list of files, as far as it matters here.
-#[derive(Deserialize)]
-struct Files {
-    files: Vec<File>,
-}
-
-#[derive(Deserialize)]
-struct File {
-    digest: Digest,
-}
-
-/// What a package consists of, its own list aside.
-pub(super) async fn files_of(store: &dyn ArtifactStore, package: &Digest) -> Result<Vec<Digest>> {
-    let list = store.get_artifact(package).await?;
-    let list: Files = serde_json::from_slice(&list).map_err(|e| Error::invalid("package list", e))?;
-    Ok(list.files.into_iter().map(|file| file.digest).collect())
-}
 
 /// Writes down what a package consists of.
 pub(super) async fn remember(conn: &mut Conn, package: &Digest, files: &[Digest]) -> Result<()> {
@@ -59,8 +41,8 @@ impl Roots for SqlRegistry {
                 .during(WHAT, label)?;
         for package in unknown {
             let package: Digest = db::from_text(&package)?;
-            match files_of(&*self.0.artifacts, &package).await {
-                Ok(files) => live.extend(files),
+            match Manifest::load(&*self.0.artifacts, &package).await {
+                Ok(manifest) => live.extend(manifest.files().values().map(|file| file.digest)),
                 // Nothing of it can be read any more.
                 Err(Error::NotFound { .. }) => {}
                 Err(error) => return Err(error),

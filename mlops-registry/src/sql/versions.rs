@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use mlops_core::lineage::{Edge, Node, NodeRef};
-use mlops_core::{Digest, Error as CoreError, Package, Permission, Principal, Provenance, Resource, RunId};
+use mlops_core::package::Manifest;
+use mlops_core::{Digest, Error as CoreError, Permission, Principal, Provenance, Resource, RunId};
 use serde_json::{Value, json};
 
 use super::db::{self, Arg, Backend as _, Conn};
@@ -256,14 +257,18 @@ pub(super) async fn drop_version(
 }
 
 impl SqlRegistry {
-    /// The provenance of a package in the artifact store, if it has one.
-    async fn provenance(&self, package: &Digest) -> Result<Option<Provenance>> {
-        let package = Package::load(&*self.0.artifacts, package).await?;
-        match package.provenance() {
-            Ok(provenance) => Ok(Some(provenance)),
-            Err(CoreError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// Reads a package of the artifact store through, in pieces: every byte must be there before anything names it. Gives
+    /// its files and its provenance, if it has one.
+    async fn read_package(&self, package: &Digest) -> Result<(Vec<Digest>, Option<Provenance>)> {
+        let store = &*self.0.artifacts;
+        let manifest = Manifest::load(store, package).await?;
+        manifest.verify(store).await?;
+        let provenance = match manifest.provenance(store).await {
+            Ok(provenance) => Some(provenance),
+            Err(CoreError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((manifest.files().values().map(|file| file.digest).collect(), provenance))
     }
 
     pub(super) async fn insert_version(&self, who: &Principal, new: NewVersion) -> Result<ModelVersion> {
@@ -283,8 +288,7 @@ impl SqlRegistry {
         }
         drop(reading);
         // Outside the writing transaction: reading a package may take long, and a package never changes.
-        let provenance = self.provenance(&new.package).await?;
-        let files = roots::files_of(&*self.0.artifacts, &new.package).await?;
+        let (files, provenance) = self.read_package(&new.package).await?;
         let told = provenance.as_ref().and_then(|p| p.run);
         if let (Some(given), Some(told)) = (new.run, told)
             && given != told

@@ -328,13 +328,9 @@ async fn bad_input_is_a_400() {
     for (method, path, _, _) in endpoints(&things).iter().filter(|(method, ..)| *method != "GET") {
         for body in ["[]", "{", "\u{0}", "{\"run_id\": 3}", "{\"name\": {}, \"experiment_id\": [], \"run_id\": true}"] {
             let (status, answer) = server.send(Some(&admin), method, &format!("/api/2.0/mlflow/{path}"), body).await;
-            assert!(
-                status.is_client_error()
-                    || path.contains("search")
-                    || path.contains("/tags/k")
-                    || path == "runs/create",
-                "{method} {path} {body}: {status} {answer}"
-            );
+            // Some calls have no field that must be there.
+            let may_be_well = body.contains("run_id") && (status == 200 || status == 404);
+            assert!(status == 400 || may_be_well, "{method} {path} {body}: {status} {answer}");
         }
     }
     let run = &things.run;
