@@ -34,7 +34,6 @@ ALLOWED = {
     },
     "models": {
         "found_by": "a status is READY in a filter as elsewhere; MLflow finds nothing by it",
-        "version": "model_id is told; MLflow leaves it out",
     },
     "registry": {
         "bad_stage": "a mistake of the caller is a 400; MLflow answers 500, which its client repeats",
