@@ -88,7 +88,7 @@ type Failed = Box<dyn std::error::Error>;
 
 impl Place {
     async fn open(&self) -> Result<(SqlRegistry, LocalStore), Failed> {
-        std::fs::create_dir_all(&self.data)?;
+        std::fs::create_dir_all(&self.data).map_err(|error| format!("cannot make {}: {error}", self.data.display()))?;
         let store = LocalStore::open(self.data.join("store"))?;
         let builder = SqlRegistry::builder().artifacts(store.clone());
         let registry = match &self.database_url {

@@ -32,7 +32,7 @@ fn who(name: &str, role: Role) -> Principal {
     Principal::new(name).with_role(role)
 }
 
-/// Tests of [`TrackingStore`]'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
+/// Tests of [`TrackingStore`](crate::TrackingStore)'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
 /// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! tracking_store_conformance {
@@ -70,7 +70,7 @@ macro_rules! tracking_store_conformance {
     };
 }
 
-/// Tests of [`ModelRegistry`]'s contract: `model_registry_conformance!(name, (registry, artifact_store, keep_alive))`.
+/// Tests of [`ModelRegistry`](crate::ModelRegistry)'s contract: `model_registry_conformance!(name, (registry, artifact_store, keep_alive))`.
 /// Attributes before the name go to each test: `#[ignore = "needs a server"]`.
 #[macro_export]
 macro_rules! model_registry_conformance {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mlops_core::Digest;
 use sqlx::migrate::{Migration, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgSslMode};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, SqlSafeStr as _, Transaction};
 
 use super::{Lock, MIGRATIONS};
@@ -76,7 +76,15 @@ impl Server {
                 Box::pin(async move { Ok(meta.idle_for < TRUSTED || conn.ping().await.is_ok()) })
             })
             .connect_with(options.clone())
-            .await?;
+            .await;
+        let pool = match pool {
+            // The pool tries until it gives up, and does not say why.
+            Err(sqlx::Error::PoolTimedOut) => match PgConnection::connect_with(&options).await {
+                Err(cause) => return Err(cause),
+                Ok(_) => return Err(sqlx::Error::PoolTimedOut),
+            },
+            pool => pool?,
+        };
         let server = Self { pool, schema: schema.to_owned(), options: Box::new(options) };
         server.migrate().await?;
         Ok(server)
