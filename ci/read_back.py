@@ -104,7 +104,7 @@ assert (store / "datasets" / trained_on["name"] / trained_on["digest"]).exists()
 
 with sqlite3.connect(f"file:{out / 'registry.db'}?mode=ro", uri=True) as db:
     entries = db.execute("SELECT count(*) FROM audit_log").fetchone()[0]
-    assert entries == summary["audit_entries"]
+    assert entries == summary["checked"]["audit_entries"]
     assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 print(f"{stored} artifacts verified, {len(versions)} packages read, {compared} predictions computed anew,")
