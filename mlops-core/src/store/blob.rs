@@ -20,7 +20,7 @@ const SIZES: (usize, usize, usize) = (64 << 10, 256 << 10, 1 << 20);
 /// Bytes that are gathered before they are cut.
 const WINDOW: usize = 4 << 20;
 /// Chunks that are written or read at the same time.
-const PARALLEL: usize = 16;
+const PARALLEL: usize = 8;
 /// The first bytes of a list of chunks.
 const MAGIC: &[u8] = b"mlops chunks 1\n";
 /// One entry of a list: digest and length.
