@@ -35,15 +35,16 @@ def differences(path, old, new):
 
 
 failed = False
-for script in sorted(ROOT.glob("mlops-*/tests/golden/make.py")):
+for folder in sorted({script.parent for script in ROOT.glob("mlops-*/tests/golden/make*.py")}):
     with tempfile.TemporaryDirectory() as scratch:
         copy = pathlib.Path(scratch) / "golden"
-        shutil.copytree(script.parent, copy, ignore=shutil.ignore_patterns("*.json"))
-        subprocess.run([sys.executable, "make.py"], cwd=copy, check=True, stdout=subprocess.DEVNULL)
-        committed = {path.name: json.loads(path.read_text()) for path in script.parent.glob("*.json")}
+        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("*.json"))
+        for script in sorted(copy.glob("make*.py")):
+            subprocess.run([sys.executable, script.name], cwd=copy, check=True, stdout=subprocess.DEVNULL)
+        committed = {path.name: json.loads(path.read_text()) for path in folder.glob("*.json")}
         made = {path.name: json.loads(path.read_text()) for path in copy.glob("*.json")}
-    found = list(differences(script.parent.parent.parent.name, committed, made))
-    print(f"{script.relative_to(ROOT)}: {len(committed)} files, {len(found)} differences")
+    found = list(differences(folder.parent.parent.name, committed, made))
+    print(f"{folder.relative_to(ROOT)}: {len(committed)} files, {len(found)} differences")
     for line in found[:10]:
         print("  ", line)
     failed |= bool(found) or not committed
