@@ -49,10 +49,9 @@ async fn fill(path: &str, experiment: ExperimentId, runs: u64, points: u64) {
             numbers(runs)
         ),
         format!(
-            "INSERT INTO run_metrics (run_id, name, step, logged_at, is_nan, value) {} \
-             SELECT {run}, 'm' || m.k, s.j, 0, 0, s.j FROM n, ({keys}) AS m, \
+            "INSERT INTO run_metrics (series, step, logged_at, is_nan, value) \
+             SELECT l.series, s.j, 0, 0, s.j FROM run_latest_metrics AS l, \
              (WITH RECURSIVE s (j) AS (SELECT 0 UNION ALL SELECT j + 1 FROM s WHERE j + 1 < {}) SELECT j FROM s) AS s",
-            numbers(runs),
             points.div_ceil(METRICS)
         ),
         "COMMIT".to_owned(),

@@ -28,14 +28,50 @@ CREATE INDEX runs_newest ON runs (experiment_key, started_at DESC, id);
 -- Values are found by how they begin: an entry of PostgreSQL's indexes has a greatest length.
 CREATE INDEX run_params_by_value ON run_params (name, substr(value, 1, 250), run_id);
 CREATE INDEX run_tags_by_value ON run_tags (name, substr(value, 1, 250), run_id);
+
+-- A series is one metric of one run. Its number stands for both in each point, and so most of a point is what was measured.
+ALTER TABLE run_latest_metrics RENAME TO latest_before;
+CREATE TABLE run_latest_metrics (
+    series    INTEGER          PRIMARY KEY,
+    run_id    TEXT             NOT NULL REFERENCES runs (id),
+    name      TEXT             NOT NULL,
+    step      BIGINT           NOT NULL,
+    logged_at BIGINT           NOT NULL,
+    is_nan    BIGINT           NOT NULL,
+    value     DOUBLE PRECISION NOT NULL,
+    model_id  TEXT,
+    dataset   TEXT,
+    digest    TEXT,
+    UNIQUE (run_id, name)
+);
+INSERT INTO run_latest_metrics (run_id, name, step, logged_at, is_nan, value)
+    SELECT run_id, name, step, logged_at, is_nan, value FROM latest_before ORDER BY run_id, name;
+INSERT INTO run_latest_metrics (run_id, name, step, logged_at, is_nan, value)
+    SELECT run_id, name, step, logged_at, is_nan, value FROM (
+        SELECT run_id, name, step, logged_at, is_nan, value, ROW_NUMBER() OVER (
+            PARTITION BY run_id, name ORDER BY step DESC, logged_at DESC, is_nan, value DESC) AS place
+        FROM run_metrics) AS ranked
+    WHERE place = 1 AND NOT EXISTS (
+        SELECT 1 FROM latest_before WHERE latest_before.run_id = ranked.run_id AND latest_before.name = ranked.name);
+DROP TABLE latest_before;
 CREATE INDEX run_latest_metrics_by_value ON run_latest_metrics (name, is_nan, value, run_id);
 
-ALTER TABLE run_metrics ADD COLUMN model_id TEXT;
-ALTER TABLE run_metrics ADD COLUMN dataset TEXT;
-ALTER TABLE run_metrics ADD COLUMN digest TEXT;
-ALTER TABLE run_latest_metrics ADD COLUMN model_id TEXT;
-ALTER TABLE run_latest_metrics ADD COLUMN dataset TEXT;
-ALTER TABLE run_latest_metrics ADD COLUMN digest TEXT;
+ALTER TABLE run_metrics RENAME TO points_before;
+CREATE TABLE run_metrics (
+    series    BIGINT           NOT NULL,
+    step      BIGINT           NOT NULL,
+    logged_at BIGINT           NOT NULL,
+    is_nan    BIGINT           NOT NULL,
+    value     DOUBLE PRECISION NOT NULL,
+    model_id  TEXT,
+    dataset   TEXT,
+    digest    TEXT,
+    PRIMARY KEY (series, step, logged_at, is_nan, value)
+) WITHOUT ROWID;
+INSERT INTO run_metrics (series, step, logged_at, is_nan, value)
+    SELECT l.series, p.step, p.logged_at, p.is_nan, p.value
+    FROM points_before p JOIN run_latest_metrics l ON l.run_id = p.run_id AND l.name = p.name;
+DROP TABLE points_before;
 
 ALTER TABLE run_inputs ADD COLUMN source_type TEXT NOT NULL DEFAULT 'mlops';
 ALTER TABLE run_inputs ADD COLUMN source TEXT NOT NULL DEFAULT '';

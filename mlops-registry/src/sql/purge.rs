@@ -65,8 +65,13 @@ impl Writing {
         // From the innermost runs outwards.
         loop {
             let of_runs = delete_of!("run_id" in runs_to_purge;
-                "run_params", "run_tags", "run_metrics", "run_latest_metrics", "run_inputs", "run_artifacts", "run_models");
-            for query in of_runs {
+                "run_params", "run_tags", "run_latest_metrics", "run_inputs", "run_artifacts", "run_models");
+            let points = concat!(
+                "DELETE FROM run_metrics WHERE series IN (SELECT series FROM run_latest_metrics WHERE run_id IN (",
+                runs_to_purge!(),
+                "))"
+            );
+            for query in [points].into_iter().chain(of_runs) {
                 self.delete(query, until).await?;
             }
             let gone = self.delete(concat!("DELETE FROM runs WHERE id IN (", runs_to_purge!(), ")"), until).await?;

@@ -11,8 +11,8 @@ use mlops_core::store::{ArtifactStoreExt as _, Collector, MemoryStore, Roots as 
 use mlops_core::{ModelRef, ModelSource as _, PromotionId, Role, RunId};
 use mlops_registry::conformance::model_registry::package;
 use mlops_registry::{
-    AliasPolicy, Artifact, ArtifactMode, EvidenceRule, ModelEdit, ModelRegistry, NewExperiment, NewModel, NewPromotion,
-    NewRun, NewVersion, Retention, Search, SqlRegistry, Target, TrackingStore,
+    AliasPolicy, Artifact, ArtifactMode, EvidenceRule, LogBatch, ModelEdit, ModelRegistry, NewExperiment, NewModel,
+    NewPromotion, NewRun, NewVersion, Retention, Search, SqlRegistry, Target, TrackingStore,
 };
 use sqlx::Connection as _;
 
@@ -105,6 +105,7 @@ async fn runs_are_purged_inside_out_but_not_those_that_made_a_version() {
     let outer = registry.start_run(&ana, NewRun::new("e").name("outer")).await.unwrap().id();
     let inner = registry.start_run(&ana, NewRun::new("e").name("inner").parent(outer)).await.unwrap().id();
     let made = registry.start_run(&ana, NewRun::new("e").name("made")).await.unwrap().id();
+    registry.log_batch(&ana, inner, LogBatch::new().metric("loss", 0.5, 1, from_micros(1))).await.unwrap();
     let digest = store.put_artifact("curve".into()).await.unwrap();
     let artifact = Artifact::new("curve.png", digest, 5);
     registry.put_artifact(&ana, inner.into(), artifact, ArtifactMode::Create).await.unwrap();
@@ -120,6 +121,10 @@ async fn runs_are_purged_inside_out_but_not_those_that_made_a_version() {
     assert_eq!(purged.runs, 2);
     registry.run(made).await.unwrap();
     assert!(registry.run(outer).await.unwrap_err().is_not_found());
+    // What is numbered next finds no points of what was purged.
+    let next = registry.start_run(&ana, NewRun::new("e")).await.unwrap().id();
+    registry.log_batch(&ana, next, LogBatch::new().metric("loss", 0.25, 2, from_micros(2))).await.unwrap();
+    assert_eq!(registry.metric_history(next, "loss").await.unwrap().len(), 1);
     collect(&registry, &store).await;
     assert!(store.get_artifact(&digest).await.is_err());
     let found = registry.resolve(&ModelRef::version("m", 1)).await.unwrap();

@@ -184,12 +184,13 @@ impl Bell {
     }
 }
 
-/// The migrations as PostgreSQL takes them: text is ordered and compared by its bytes, as in SQLite, and tables have no
-/// row ids to be without, and JSON has a type of its own. What identifies a migration is the text that both have.
+/// The migrations as PostgreSQL takes them: text is ordered and compared by its bytes, as in SQLite, tables have no row ids
+/// to be without or to name, and JSON has a type of its own. What identifies a migration is the text that both have.
 fn migrations() -> Migrator {
     let adapt = |migration: &Migration| {
         let sql = migration.sql.as_str().replace(" TEXT", " TEXT COLLATE \"C\"").replace(" WITHOUT ROWID", "");
         let sql = sql.replace("json_each(tags)", "json_each_text(CAST(tags AS JSON))");
+        let sql = sql.replace(" INTEGER          PRIMARY KEY", " BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY");
         Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
     };
     Migrator {

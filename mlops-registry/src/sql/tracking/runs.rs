@@ -515,7 +515,8 @@ pub(super) async fn history(registry: &SqlRegistry, run: RunId, key: &str) -> Re
     let mut tx = registry.read("read metrics of run", &id).await?;
     find_run(&mut tx, run).await?;
     let rows: Vec<MetricRow> = db::query(
-        "SELECT * FROM run_metrics WHERE run_id = $1 AND name = $2 ORDER BY step, logged_at, is_nan DESC, value",
+        "SELECT l.run_id, l.name, p.* FROM run_latest_metrics l JOIN run_metrics p ON p.series = l.series \
+         WHERE l.run_id = $1 AND l.name = $2 ORDER BY p.step, p.logged_at, p.is_nan DESC, p.value",
     )
     .bind(&id)
     .bind(key)
@@ -549,17 +550,19 @@ pub(super) async fn history_page(
     let mut tx = registry.read("read metrics of run", &id).await?;
     find_run(&mut tx, run).await?;
     let mut sql = Sql::new(&tx);
-    sql.push("SELECT * FROM run_metrics WHERE run_id = ").bind(id).push(" AND name = ").bind(key.to_owned());
+    sql.push("SELECT l.run_id, l.name, p.* FROM run_latest_metrics l JOIN run_metrics p ON p.series = l.series");
+    sql.push(" WHERE l.run_id = ").bind(id).push(" AND l.name = ").bind(key.to_owned());
     if let Some((step, at, is_number, bits)) = after {
         // The bound on the step alone is what the index is entered by.
-        sql.push(" AND step >= ").bind(step).push(" AND (step, logged_at, 1 - is_nan, value) > (").bind(step);
+        sql.push(" AND p.step >= ").bind(step);
+        sql.push(" AND (p.step, p.logged_at, 1 - p.is_nan, p.value) > (").bind(step);
         let place: [Arg<'static>; 3] = [at.into(), is_number.into(), f64::from_bits(bits).into()];
         for value in place {
             sql.push(", ").bind(value);
         }
         sql.push(")");
     }
-    sql.push(" ORDER BY step, logged_at, is_nan DESC, value LIMIT ").bind(db::to_i64(limit as u64 + 1));
+    sql.push(" ORDER BY p.step, p.logged_at, p.is_nan DESC, p.value LIMIT ").bind(db::to_i64(limit as u64 + 1));
     let rows: Vec<MetricRow> = sql.fetch_all(&mut tx, "read metrics of run", key).await?;
     let mut items = rows.into_iter().map(MetricRow::metric).collect::<Result<Vec<_>>>()?;
     let more = items.len() > limit;

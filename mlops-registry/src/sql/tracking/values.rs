@@ -171,12 +171,11 @@ fn latest<'m, K: Ord>(points: impl Iterator<Item = (K, &'m Metric)>) -> BTreeMap
 }
 
 pub(super) async fn put_metrics(conn: &mut Conn, run: RunId, metrics: &[Metric]) -> Result<()> {
-    fn row<'q>(run: &'q str, metric: &'q Metric) -> [Arg<'q>; 9] {
+    /// What a table of points has, after what says whose point it is.
+    fn point(metric: &Metric) -> [Arg<'_>; 7] {
         let (step, at, is_number, value) = rank(metric);
         let dataset = metric.dataset.as_ref();
         [
-            run.into(),
-            Arg::from(&metric.key),
             step.into(),
             at.into(),
             (!is_number).into(),
@@ -187,18 +186,15 @@ pub(super) async fn put_metrics(conn: &mut Conn, run: RunId, metrics: &[Metric])
         ]
     }
     let run = run.to_string();
-    db::insert_all(
-        conn,
-        "INSERT INTO run_metrics (run_id, name, step, logged_at, is_nan, value, model_id, dataset, digest)",
-        metrics.iter().map(|metric| row(&run, metric)).collect(),
-        "ON CONFLICT (run_id, name, step, logged_at, is_nan, value) DO NOTHING",
-    )
-    .await
-    .during("log to run", &run)?;
+    let newest = latest(metrics.iter().map(|metric| (&*metric.key, metric)));
+    let rows = newest.iter().map(|(name, metric)| {
+        let [step, at, is_nan, value, model, dataset, digest] = point(metric);
+        [Arg::from(&run), Arg::from(*name), step, at, is_nan, value, model, dataset, digest]
+    });
     db::insert_all(
         conn,
         "INSERT INTO run_latest_metrics (run_id, name, step, logged_at, is_nan, value, model_id, dataset, digest)",
-        latest(metrics.iter().map(|m| (&m.key, m))).into_values().map(|metric| row(&run, metric)).collect(),
+        rows.collect(),
         "ON CONFLICT (run_id, name) DO UPDATE SET \
            step = excluded.step, logged_at = excluded.logged_at, is_nan = excluded.is_nan, value = excluded.value, \
            model_id = excluded.model_id, dataset = excluded.dataset, digest = excluded.digest \
@@ -208,7 +204,43 @@ pub(super) async fn put_metrics(conn: &mut Conn, run: RunId, metrics: &[Metric])
     )
     .await
     .during("log to run", &run)?;
+    let series = series_of(conn, &run, newest.keys().copied()).await?;
+    let rows = metrics.iter().filter_map(|metric| {
+        let [step, at, is_nan, value, model, dataset, digest] = point(metric);
+        // Each has one, as the row was written above.
+        let series = *series.get(&*metric.key)?;
+        Some([series.into(), step, at, is_nan, value, model, dataset, digest])
+    });
+    db::insert_all(
+        conn,
+        "INSERT INTO run_metrics (series, step, logged_at, is_nan, value, model_id, dataset, digest)",
+        rows.collect(),
+        "ON CONFLICT (series, step, logged_at, is_nan, value) DO NOTHING",
+    )
+    .await
+    .during("log to run", &run)?;
     put_model_metrics(conn, &run, metrics).await
+}
+
+/// The numbers under which the points of a run's metrics are kept.
+async fn series_of(
+    conn: &mut Conn,
+    run: &str,
+    names: impl ExactSizeIterator<Item = &str>,
+) -> Result<HashMap<String, i64>> {
+    const FEW: usize = 4;
+    if names.len() > FEW {
+        let all = db::query("SELECT name, series FROM run_latest_metrics WHERE run_id = $1").bind(run);
+        let rows: Vec<(String, i64)> = all.fetch_all(conn).await.during("log to run", run)?;
+        return Ok(rows.into_iter().collect());
+    }
+    let mut found = HashMap::new();
+    for name in names {
+        let one = db::query("SELECT series FROM run_latest_metrics WHERE run_id = $1 AND name = $2");
+        let series: i64 = one.bind(run).bind(name).fetch_one(&mut *conn).await.during("log to run", run)?;
+        found.insert(name.to_owned(), series);
+    }
+    Ok(found)
 }
 
 /// The latest point of each metric of a logged model, for this run and each dataset.
