@@ -7,6 +7,7 @@ mod check;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
+mod edit;
 mod error;
 #[cfg(feature = "mlflow-server")]
 #[cfg_attr(docsrs, doc(cfg(feature = "mlflow-server")))]

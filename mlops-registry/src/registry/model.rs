@@ -7,6 +7,7 @@ use std::time::Duration;
 use mlops_core::{Digest, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::edit::tag_setters;
 use crate::search::{DatasetFilter, Field, Order, Searched, Value};
 
 /// A model to be registered.
@@ -82,7 +83,7 @@ impl Searched for Model {
 ///
 /// ```
 /// use mlops_registry::ModelEdit;
-/// let edit = ModelEdit::new().description("euro per MWh").tag("team", "energy").remove_tag("draft");
+/// let edit = ModelEdit::new().description("euro per MWh").set_tag("team", "energy").remove_tag("draft");
 /// assert_eq!(edit.name, None); // keeps its name
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,19 +121,7 @@ impl ModelEdit {
         self
     }
 
-    /// Sets a tag.
-    #[must_use]
-    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set_tags.insert(key.into(), value.into());
-        self
-    }
-
-    /// Removes a tag.
-    #[must_use]
-    pub fn remove_tag(mut self, key: impl Into<String>) -> Self {
-        self.remove_tags.insert(key.into());
-        self
-    }
+    tag_setters!();
 }
 
 /// A version to be registered.
@@ -299,7 +288,7 @@ impl Searched for ModelVersion {
 ///
 /// ```
 /// use mlops_registry::VersionEdit;
-/// let edit = VersionEdit::new().description("with holidays").tag("validated", "yes");
+/// let edit = VersionEdit::new().description("with holidays").set_tag("validated", "yes");
 /// assert!(edit.remove_tags.is_empty());
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -328,19 +317,7 @@ impl VersionEdit {
         self
     }
 
-    /// Sets a tag.
-    #[must_use]
-    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set_tags.insert(key.into(), value.into());
-        self
-    }
-
-    /// Removes a tag.
-    #[must_use]
-    pub fn remove_tag(mut self, key: impl Into<String>) -> Self {
-        self.remove_tags.insert(key.into());
-        self
-    }
+    tag_setters!();
 }
 
 /// What keeps a version from being deleted, whatever else is asked: an audit hold.

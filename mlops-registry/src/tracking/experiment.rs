@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mlops_core::{ExperimentId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::edit::tag_setters;
 use crate::search::{DatasetFilter, Field, LifecycleStage, Order, Searched, Value};
 
 /// An experiment to be created.
@@ -108,22 +109,10 @@ impl ExperimentEdit {
 
     /// Gives it another name.
     #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
+    pub fn rename(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets a tag.
-    #[must_use]
-    pub fn set_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set_tags.insert(key.into(), value.into());
-        self
-    }
-
-    /// Takes a tag away.
-    #[must_use]
-    pub fn remove_tag(mut self, key: impl Into<String>) -> Self {
-        self.remove_tags.insert(key.into());
-        self
-    }
+    tag_setters!();
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Metric, MetricDataset};
+use crate::edit::tag_setters;
 use crate::search::{DatasetFilter, Field, LifecycleStage, Order, Searched, Value};
 
 /// Names a logged model: `m-` and 32 hexadecimal digits, MLflow's form.
@@ -292,26 +293,14 @@ impl LoggedModelEdit {
         Self::default()
     }
 
-    /// Sets a tag.
-    #[must_use]
-    pub fn set_tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.set_tags.insert(key.into(), value.into());
-        self
-    }
-
-    /// Takes a tag away.
-    #[must_use]
-    pub fn remove_tag(mut self, key: impl Into<String>) -> Self {
-        self.remove_tags.insert(key.into());
-        self
-    }
-
     /// Adds a param.
     #[must_use]
     pub fn param(mut self, key: impl Into<String>, value: impl ToString) -> Self {
         self.params.insert(key.into(), value.to_string());
         self
     }
+
+    tag_setters!();
 }
 
 /// Whether a run read a model or made it.

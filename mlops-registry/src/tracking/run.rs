@@ -307,7 +307,7 @@ impl RunEdit {
 
     /// Gives it another name.
     #[must_use]
-    pub fn name(mut self, name: impl Into<String>) -> Self {
+    pub fn rename(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }

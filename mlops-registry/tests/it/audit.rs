@@ -84,7 +84,7 @@ async fn every_call_that_changes_something_is_audited_once() {
     audited!(registry;
         registry.log_inputs(&ana, run, vec![RunInput::new("wine", "5a", "eval"), RunInput::of(&rows, "training")]) =>
             [("ana", "run.input", on_run, NONE, json!({"dataset": "wine", "digest": "5a", "context": "eval"}), "")];
-        registry.edit_run(&ana, run, RunEdit::new().name("net").status(RunStatus::Killed).ended_at(at).remove_tag("gpu")) =>
+        registry.edit_run(&ana, run, RunEdit::new().rename("net").status(RunStatus::Killed).ended_at(at).remove_tag("gpu")) =>
             [("ana", "run.edit", on_run, json!({"name": "mlp", "status": "FINISHED", "ended_at": ended, "tags": {"gpu": "no"}}),
                 json!({"name": "net", "status": "KILLED", "ended_at": at, "tags": {"gpu": null}}), "")];
         registry.delete_run(&ana, run) =>
@@ -175,10 +175,10 @@ async fn every_call_that_changes_something_is_audited_once() {
                 json!({"promotion": taken, "version": 2, "seen_revision": 1, "evidence": []}), "hm")];
         registry.withdraw(&ana, taken, "not yet") =>
             [("ana", "promotion.withdraw", "model m@staging", NONE, json!({"promotion": taken, "version": 2}), "not yet")];
-        registry.edit_model(&ana, "m", ModelEdit::new().description("prices").tag("team", "a").tag("long", &long)) =>
+        registry.edit_model(&ana, "m", ModelEdit::new().description("prices").set_tag("team", "a").set_tag("long", &long)) =>
             [("ana", "model.edit", "model m", json!({"description": "", "tags": {}}), json!({"description": "prices",
                 "tags": {"team": "a", "long": {"digest": Digest::of(long.as_bytes()), "bytes": 1_001}}}), "")];
-        registry.edit_version(&ana, "m", 1, VersionEdit::new().description("first").tag("ok", "yes")) =>
+        registry.edit_version(&ana, "m", 1, VersionEdit::new().description("first").set_tag("ok", "yes")) =>
             [("ana", "version.edit", "model m/1", json!({"description": "", "tags": {}}),
                 json!({"description": "first", "tags": {"ok": "yes"}}), "")];
         registry.edit_version(&ana, "m", 1, VersionEdit::new().remove_tag("ok")) =>

@@ -83,7 +83,7 @@ async fn a_purged_model_keeps_its_name_and_numbers_and_its_history() {
     let (registry, store) = in_memory().await;
     let (root, ana) = (who("root", Role::Admin), who("ana", Role::Contributor));
     versions(&registry, &store, 2).await;
-    registry.edit_model(&ana, "m", ModelEdit::new().description("secret").tag("owner", "ana")).await.unwrap();
+    registry.edit_model(&ana, "m", ModelEdit::new().description("secret").set_tag("owner", "ana")).await.unwrap();
     registry.move_alias(&root, NewPromotion::new("m", 2, "champion")).await.unwrap();
     registry.delete_model(&root, "m", "over").await.unwrap();
     let purged = registry.purge(&root, Retention::older_than(Duration::ZERO), "over").await.unwrap();

@@ -248,7 +248,7 @@ async fn older_files_keep_their_experiments_and_runs() {
     assert_eq!(there.inputs, [RunInput::of(&there.inputs[0].dataset_ref().unwrap(), "training")]);
     assert_eq!(registry.artifacts(run.into(), "a").await.unwrap()[0].bytes, 4);
 
-    let edit = mlops_registry::ExperimentEdit::new().name("renamed");
+    let edit = mlops_registry::ExperimentEdit::new().rename("renamed");
     registry.edit_experiment(&ana(), "e", edit).await.unwrap();
     assert_eq!(registry.run(run).await.unwrap().info.experiment, "renamed");
     registry.start_run(&ana(), NewRun::new("renamed")).await.unwrap();

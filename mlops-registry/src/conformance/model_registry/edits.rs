@@ -19,7 +19,8 @@ async fn kinds(registry: &dyn ModelRegistry) -> Vec<EventKind> {
 pub async fn models_are_edited(registry: &dyn ModelRegistry, _: &dyn ArtifactStore) {
     let new = NewModel::new("m").description("old").tag("a", "1").tag("b", "2");
     let before = registry.create_model(&ana(), new.clone()).await.unwrap();
-    let edit = ModelEdit::new().description("new").tag("a", "3").tag("c", "4").remove_tag("b").remove_tag("none");
+    let edit =
+        ModelEdit::new().description("new").set_tag("a", "3").set_tag("c", "4").remove_tag("b").remove_tag("none");
     let after = registry.edit_model(&ana(), "m", edit.clone()).await.unwrap();
     let tags: Vec<(&str, &str)> = after.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!((after.description.as_str(), tags), ("new", vec![("a", "3"), ("c", "4")]), "{registry}");
@@ -34,8 +35,8 @@ pub async fn models_are_edited(registry: &dyn ModelRegistry, _: &dyn ArtifactSto
     assert_eq!(kinds(registry).await, expected, "{registry}");
     let events = registry.events(0, 9).await.unwrap();
     assert_eq!((&*events[2].details["key"], &*events[2].details["value"]), ("a", "3"), "{registry}");
-    let both = ModelEdit::new().tag("x", "1").remove_tag("x");
-    let huge = ModelEdit::new().tag("x", "y".repeat(100_001));
+    let both = ModelEdit::new().set_tag("x", "1").remove_tag("x");
+    let huge = ModelEdit::new().set_tag("x", "y".repeat(100_001));
     for edit in [both, huge, ModelEdit::new().rename("a/b")] {
         let error = registry.edit_model(&root(), "m", edit).await.unwrap_err();
         assert!(matches!(error, Error::Core(CoreError::InvalidInput { .. })), "{registry}: {error}");
@@ -119,7 +120,7 @@ pub async fn deleted_models_are_gone(registry: &dyn ModelRegistry, store: &dyn A
 pub async fn versions_are_edited(registry: &dyn ModelRegistry, store: &dyn ArtifactStore) {
     versions(registry, store, 1).await;
     let new = NewVersion::new("m", package(store, "1").await);
-    let edit = VersionEdit::new().description("better").tag("checked", "yes").remove_tag("none");
+    let edit = VersionEdit::new().description("better").set_tag("checked", "yes").remove_tag("none");
     let after = registry.edit_version(&ana(), "m", 1, edit.clone()).await.unwrap();
     assert_eq!((after.description.as_str(), after.tags["checked"].as_str()), ("better", "yes"), "{registry}");
     assert_eq!(registry.edit_version(&ana(), "m", 1, edit).await.unwrap(), after, "{registry}");
@@ -317,8 +318,8 @@ async fn promote_of(registry: &dyn ModelRegistry, model: &str, version: u64) {
 pub async fn edits_leave_requests_alone(registry: &dyn ModelRegistry, store: &dyn ArtifactStore) {
     versions(registry, store, 1).await;
     let open = request(registry, 1).await;
-    registry.edit_version(&ana(), "m", 1, VersionEdit::new().tag("a", "b")).await.unwrap();
-    registry.edit_model(&ana(), "m", ModelEdit::new().tag("a", "b")).await.unwrap();
+    registry.edit_version(&ana(), "m", 1, VersionEdit::new().set_tag("a", "b")).await.unwrap();
+    registry.edit_model(&ana(), "m", ModelEdit::new().set_tag("a", "b")).await.unwrap();
     registry.edit_model(&root(), "m", ModelEdit::new().rename("n")).await.unwrap();
     let done = registry.promote(&dan(), open).await.unwrap();
     assert_eq!((done.model.as_str(), done.revision), ("n", Some(1)), "{registry}");

@@ -381,7 +381,7 @@ pub async fn names_are_checked(registry: &dyn ModelRegistry, store: &dyn Artifac
         results.push(registry.set_policy(&root(), "m", alias, AliasPolicy::approvals(1)).await);
     }
     for key in ["", " a", &huge] {
-        results.push(registry.edit_version(&ana(), "m", 1, VersionEdit::new().tag(key, "")).await.map(drop));
+        results.push(registry.edit_version(&ana(), "m", 1, VersionEdit::new().set_tag(key, "")).await.map(drop));
     }
     let digest = package(store, "1").await;
     results.push(registry.create_version(&ana(), NewVersion::new("m", digest).source(&huge)).await.map(drop));
@@ -489,12 +489,12 @@ pub async fn each_call_needs_its_permission(registry: &dyn ModelRegistry, store:
             (
                 "edit_model",
                 contributes,
-                registry.edit_model(&eve, "m", ModelEdit::new().tag("by", role.as_str())).await.map(drop),
+                registry.edit_model(&eve, "m", ModelEdit::new().set_tag("by", role.as_str())).await.map(drop),
             ),
             (
                 "edit_version",
                 contributes,
-                registry.edit_version(&eve, "m", 2, VersionEdit::new().tag("by", role.as_str())).await.map(drop),
+                registry.edit_version(&eve, "m", 2, VersionEdit::new().set_tag("by", role.as_str())).await.map(drop),
             ),
             (
                 "request_stage",

@@ -86,7 +86,7 @@ pub async fn deleted_runs_take_no_changes(store: &dyn TrackingStore) {
         store.put_artifact(&ana(), id.into(), artifact, ArtifactMode::Create).await,
         store.remove_artifact(&ana(), id.into(), "a").await,
         store.finish_run(&ana(), id, RunStatus::Finished).await.map(drop),
-        store.edit_run(&ana(), id, RunEdit::new().name("x")).await.map(drop),
+        store.edit_run(&ana(), id, RunEdit::new().rename("x")).await.map(drop),
     ];
     for error in refused.map(Result::unwrap_err) {
         assert!(error.is_conflict(), "{store}: {error}");

@@ -25,7 +25,7 @@ pub async fn experiments_are_found_by_id(store: &dyn TrackingStore) {
 pub async fn experiments_are_renamed_and_tagged(store: &dyn TrackingStore) {
     let id = run(store).await;
     let before = store.experiment("e").await.unwrap();
-    let edit = ExperimentEdit::new().name("f").set_tag("a", "1").set_tag("b", "2");
+    let edit = ExperimentEdit::new().rename("f").set_tag("a", "1").set_tag("b", "2");
     let edited = store.edit_experiment(&ana(), "e", edit).await.unwrap();
     assert_eq!((edited.id, &*edited.name, edited.tags.len()), (before.id, "f", 2), "{store}");
     assert!(edited.updated_at >= before.updated_at && edited.created_at == before.created_at, "{store}");
@@ -39,7 +39,7 @@ pub async fn experiments_are_renamed_and_tagged(store: &dyn TrackingStore) {
     assert_eq!(store.edit_experiment(&ana(), "f", edit).await.unwrap(), edited, "{store}: again");
     let other = store.create_experiment(&ana(), NewExperiment::new("e")).await.unwrap();
     assert_ne!(other.id, before.id, "{store}");
-    let error = store.edit_experiment(&ana(), "e", ExperimentEdit::new().name("f")).await.unwrap_err();
+    let error = store.edit_experiment(&ana(), "e", ExperimentEdit::new().rename("f")).await.unwrap_err();
     assert!(matches!(error, Error::Core(CoreError::AlreadyExists { .. })), "{store}: {error}");
     store.start_run(&ana(), NewRun::new("e")).await.unwrap();
     assert_eq!(super::newest(store, "f", 9).await.len(), 1, "{store}");
@@ -64,7 +64,7 @@ pub async fn runs_are_edited(store: &dyn TrackingStore) {
         assert_eq!(store.run(id).await.unwrap(), edited, "{store}");
         edited
     };
-    let run = edit(RunEdit::new().name("other").remove_tag("a").remove_tag("never there")).await;
+    let run = edit(RunEdit::new().rename("other").remove_tag("a").remove_tag("never there")).await;
     assert_eq!((&*run.info.name, run.tags.len(), run.info.status), ("other", 1, RunStatus::Running), "{store}");
     let run = edit(RunEdit::new().status(RunStatus::Failed).ended_at(at(99))).await;
     assert_eq!((run.info.status, run.info.ended_at), (RunStatus::Failed, Some(at(99))), "{store}");

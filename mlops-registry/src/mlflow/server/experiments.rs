@@ -151,7 +151,7 @@ impl Server {
 
     pub(super) async fn update_experiment(&self, who: &Principal, args: Args) -> Answer {
         let edit = match args.opt_text("new_name")? {
-            Some(name) => ExperimentEdit::new().name(name),
+            Some(name) => ExperimentEdit::new().rename(name),
             None => ExperimentEdit::new(),
         };
         self.edit_experiment(who, &args, edit).await

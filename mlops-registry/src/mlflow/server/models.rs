@@ -143,7 +143,7 @@ impl Server {
     }
 
     pub(super) async fn set_model_tag(&self, who: &Principal, args: Args) -> Answer {
-        let edit = ModelEdit::new().tag(args.text("key")?, args.any_text("value")?);
+        let edit = ModelEdit::new().set_tag(args.text("key")?, args.any_text("value")?);
         self.edit_model(who, &args, edit).await?;
         Ok(json!({}))
     }
@@ -297,7 +297,7 @@ impl Server {
     }
 
     pub(super) async fn set_version_tag(&self, who: &Principal, args: Args) -> Answer {
-        let edit = VersionEdit::new().tag(args.text("key")?, args.any_text("value")?);
+        let edit = VersionEdit::new().set_tag(args.text("key")?, args.any_text("value")?);
         self.edit_version(who, &args, edit).await?;
         Ok(json!({}))
     }

@@ -231,7 +231,7 @@ impl Server {
         }
         edit.ended_at = args.opt_time("end_time")?;
         if let Some(name) = args.opt_text("run_name")?.filter(|name| !name.is_empty()) {
-            edit = edit.name(name);
+            edit = edit.rename(name);
             batch = batch.tag(NAME_TAG, name);
         }
         if !batch.tags.is_empty() {
@@ -256,7 +256,7 @@ impl Server {
     async fn log(&self, who: &Principal, args: &Args, batch: LogBatch) -> Answer {
         let id = self.open_run(who, args).await?;
         if let Some(name) = batch.tags.get(NAME_TAG).filter(|name| !name.is_empty()) {
-            self.tracking.edit_run(who, id, RunEdit::new().name(name)).await?;
+            self.tracking.edit_run(who, id, RunEdit::new().rename(name)).await?;
         }
         self.tracking.log_batch(who, id, batch).await?;
         Ok(json!({}))
