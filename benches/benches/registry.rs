@@ -8,7 +8,7 @@ use mlops_core::store::MemoryStore;
 use mlops_core::{ModelRef, ModelSource, Package, Principal, Role, RunId, Signature};
 use mlops_registry::{
     AliasPolicy, Durability, LogBatch, ModelRegistry, NewExperiment, NewModel, NewPromotion, NewRun, NewVersion,
-    SqlRegistry, TrackingStore,
+    ResolveCache, SqlRegistry, TrackingStore,
 };
 use tokio::runtime::Runtime;
 
@@ -90,6 +90,10 @@ fn bench(c: &mut Criterion) {
     let champion = ModelRef::alias("m", "champion");
     c.benchmark_group("alias").bench_function("resolve", |b| {
         b.to_async(&runtime).iter(|| async { registry.resolve(&champion).await.unwrap() });
+    });
+    let cache = ResolveCache::new(registry);
+    c.benchmark_group("alias").bench_function("resolve/cached", |b| {
+        b.to_async(&runtime).iter(|| async { cache.resolve(&champion).await.unwrap() });
     });
 }
 

@@ -24,7 +24,7 @@ pub use self::error::{Error, Result};
 pub use self::registry::{
     Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Hold, Model, ModelEdit, ModelRegistry,
     ModelVersion, NewModel, NewPromotion, NewStageMove, NewVersion, Promotion, PromotionKind, PromotionState, Purged,
-    Retention, StageTable, Target, Tenure, VersionEdit,
+    ResolveCache, Retention, StageTable, Target, Tenure, VersionEdit,
 };
 pub use self::search::{LifecycleStage, Page, Search, View};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

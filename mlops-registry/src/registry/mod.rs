@@ -5,6 +5,7 @@
 //! both and moves it by compare-and-swap. Where the policy asks for no approvals, [`ModelRegistry::move_alias`] and
 //! [`ModelRegistry::move_stage`] do all of it in one call.
 
+mod cache;
 mod event;
 mod model;
 mod policy;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use mlops_core::{Principal, PromotionId, Timestamp};
 
+pub use self::cache::ResolveCache;
 pub use self::event::{Event, EventKind};
 pub use self::model::{Hold, Model, ModelEdit, ModelVersion, NewModel, NewVersion, Purged, Retention, VersionEdit};
 pub use self::policy::{AliasPolicy, EvidenceRule};
