@@ -369,7 +369,7 @@ impl Lifecycle {
     async fn make(&self, name: &str, job: Job) -> Result<Made> {
         let registry = &self.shop.registry;
         let (run, who) = (job.run, &job.who.clone());
-        registry.start_run(who, NewRun::new(MODEL).id(run).name(name)).await?;
+        registry.start_run(who, NewRun::new(MODEL).id(run).name(name).environment(&retrain::environment())).await?;
         let params = serde_json::to_value(&job.params)?;
         // One that fails stays open: resumed, it may end well, and a run ends once.
         let made = make(&self.shop, job).await?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use mlops_core::code::Environment;
 use mlops_core::dataset::{DatasetStore, DatasetStoreExt, DatasetsAs, GuardedDatasets, NewDataset};
 use mlops_core::lineage::{LineageEvents, LineageStore};
 use mlops_core::package::{DatasetRef, Provenance, REFERENCE_PROFILE};
@@ -290,13 +291,18 @@ pub async fn make(shop: &Workshop, job: Job) -> Result<Made> {
     })
 }
 
+/// What this program was built with and runs on.
+pub(crate) fn environment() -> Environment {
+    let here = Environment::here().lock_file(Digest::of(include_bytes!("../../../Cargo.lock")));
+    option_env!("RUSTC_VERSION").iter().fold(here, |here, version| here.toolchain(*version))
+}
+
 /// What this program was built from.
 pub(crate) fn built() -> Provenance {
     let mut provenance = Provenance::default();
+    environment().describe(&mut provenance);
     provenance.commit = option_env!("GIT_COMMIT").map(str::to_owned);
     provenance.dirty = option_env!("GIT_DIRTY").map(|dirty| dirty == "true");
-    provenance.lock_file = Some(Digest::of(include_bytes!("../../../Cargo.lock")));
-    provenance.toolchain = option_env!("RUSTC_VERSION").map(str::to_owned);
     provenance
 }
 

@@ -140,10 +140,16 @@ pub struct Provenance {
     pub commit: Option<String>,
     /// Whether the working tree differed from that commit.
     pub dirty: Option<bool>,
+    /// The digest of what differed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Digest>,
     /// The digest of the lock file that pins the dependencies.
     pub lock_file: Option<Digest>,
     /// The compiler or interpreter: `rustc 1.95.0`.
     pub toolchain: Option<String>,
+    /// The container image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The seed that fixes the training.
     pub seed: Option<u64>,
     /// The training parameters.

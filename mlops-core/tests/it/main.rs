@@ -7,6 +7,7 @@ mod auth;
 mod backends;
 #[cfg(feature = "cedar")]
 mod cedar;
+mod code;
 mod dataset_audit;
 mod dataset_crashes;
 mod dataset_erasure;

@@ -175,8 +175,10 @@ impl ModelCard {
             ("mlops:run", run.map(|id| id.to_string())),
             ("mlops:commit", provenance.commit),
             ("mlops:dirty", provenance.dirty.map(|dirty| dirty.to_string())),
+            ("mlops:changes_digest", provenance.changes.map(|digest| digest.to_string())),
             ("mlops:lock_file", provenance.lock_file.map(|digest| digest.to_string())),
             ("mlops:toolchain", provenance.toolchain),
+            ("mlops:image", provenance.image),
             ("mlops:seed", provenance.seed.map(|seed| seed.to_string())),
         ];
         let single = single.into_iter().filter_map(|(name, value)| Some((name, value?)));

@@ -160,6 +160,7 @@ impl ModelCard {
                 ("Run", or_unstated(run.map(told).or(provenance.run.map(|id| id.to_string())).unwrap_or_default())),
                 ("Code", maybe(commit)),
                 ("Toolchain", maybe(provenance.toolchain)),
+                ("Container image", maybe(provenance.image)),
                 ("Lock file", maybe(provenance.lock_file)),
                 ("Seed", maybe(provenance.seed)),
             ]),

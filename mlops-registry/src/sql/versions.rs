@@ -190,8 +190,10 @@ fn origins(version: &ModelVersion, provenance: Option<&Provenance>) -> (Node, Ve
         let facts = [
             ("commit", made.commit.clone()),
             ("dirty", made.dirty.map(|d| d.to_string())),
+            ("changes", made.changes.map(|d| d.to_string())),
             ("lock_file", made.lock_file.map(|d| d.to_string())),
             ("toolchain", made.toolchain.clone()),
+            ("image", made.image.clone()),
             ("seed", made.seed.map(|s| s.to_string())),
         ];
         let known = facts.into_iter().filter_map(|(name, value)| Some((name, value?)));

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
 
+use mlops_core::code::{CodeVersion, Environment};
 use mlops_core::{DatasetRef, ExperimentId, RunId, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +74,20 @@ impl NewRun {
     #[must_use]
     pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(key.into(), value.into());
+        self
+    }
+
+    /// Says which code it runs, by [tags](CodeVersion::tags).
+    #[must_use]
+    pub fn code(mut self, code: &CodeVersion) -> Self {
+        self.tags.extend(code.tags());
+        self
+    }
+
+    /// Says what it runs in, by [tags](Environment::tags).
+    #[must_use]
+    pub fn environment(mut self, environment: &Environment) -> Self {
+        self.tags.extend(environment.tags());
         self
     }
 }
