@@ -319,6 +319,20 @@ async fn a_version_keeps_its_files() {
     }
 }
 
+/// Experiment 0 is there once somebody who may make it asked; to others it is missing, not forbidden.
+#[tokio::test]
+async fn the_default_experiment_is_made_by_who_may() {
+    let server = Server::start().await;
+    let (viewer, ana) = (server.token(Role::Viewer, PROJECT).await, server.token(Role::Contributor, PROJECT).await);
+    let stranger = server.token(Role::Admin, "other").await;
+    let path = "experiments/get?experiment_id=0";
+    assert_eq!(server.call(&viewer, "GET", path, Value::Null).await.0, 404);
+    assert_eq!(server.call(&stranger, "GET", path, Value::Null).await.0, 403);
+    let made = server.ok(&ana, "GET", path, Value::Null).await;
+    assert_eq!(made["experiment"]["name"], "Default");
+    assert_eq!(server.ok(&viewer, "GET", path, Value::Null).await, made);
+}
+
 /// Bad input is the caller's error, with the field's name, and never a 500.
 #[tokio::test]
 async fn bad_input_is_a_400() {

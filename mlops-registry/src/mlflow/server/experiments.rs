@@ -7,7 +7,7 @@ use super::Server;
 use super::args::Args;
 use super::failure::{Answer, Failure};
 use crate::mlflow::wire;
-use crate::{Experiment, ExperimentEdit, LifecycleStage, NewExperiment, Search, View};
+use crate::{Error, Experiment, ExperimentEdit, LifecycleStage, NewExperiment, Search, View};
 
 /// What MLflow calls experiment `0`.
 const DEFAULT: &str = "Default";
@@ -82,8 +82,15 @@ impl Server {
     pub(super) async fn experiment(&self, who: &Principal, id: &str) -> Answer<Experiment> {
         let found = if id == "0" {
             match self.tracking.experiment(DEFAULT).await {
-                Err(error) if error.is_not_found() => {
-                    Ok(self.tracking.create_experiment(who, NewExperiment::new(DEFAULT)).await?)
+                // It is there from the start in MLflow; here the first who may makes it, and to others it is missing.
+                Err(missing) if missing.is_not_found() => {
+                    match self.tracking.create_experiment(who, NewExperiment::new(DEFAULT)).await {
+                        Err(Error::Core(CoreError::PermissionDenied { .. })) => {
+                            self.may_read(who, Resource::experiment(DEFAULT))?;
+                            Err(missing)
+                        }
+                        made => Ok(made?),
+                    }
                 }
                 other => other,
             }
