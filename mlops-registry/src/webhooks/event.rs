@@ -164,7 +164,9 @@ fn data(event: &Event) -> Value {
             // Left out of the event where they are long.
             let tags = detail("tags").and_then(|tags| serde_json::from_str(tags).ok());
             add("tags", tags.unwrap_or_else(|| json!({})));
-            add("description", detail("description").into());
+            // MLflow says nothing of a version's empty description, and "" of a model's.
+            let said = |text: &&str| event.version.is_none() || !text.is_empty();
+            add("description", detail("description").filter(said).into());
         }
         EventKind::VersionTagSet | EventKind::VersionTagRemoved => {
             add("version", version.into());

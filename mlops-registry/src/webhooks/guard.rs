@@ -189,11 +189,10 @@ impl Target {
             return Err(wrong("has a fragment, which is never sent"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = match authority.port() {
-            Some(port) => port.as_str().parse().map_err(|_| wrong("has no such port"))?,
-            None if authority.as_str().ends_with(':') => return Err(wrong("has an empty port")),
-            None if tls => 443,
-            None => 80,
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default() {
+            "" if tls => 443,
+            "" => 80,
+            given => given.trim_start_matches(':').parse().map_err(|_| wrong("has no such port"))?,
         };
         if port == 0 {
             return Err(wrong("has port 0"));

@@ -165,7 +165,7 @@ async fn everything_is_told_in_order_in_mlflow_s_words_and_signed() {
         ("registered_model.created", json!({ "name": "m", "tags": {}, "description": "" })),
         (
             "model_version.created",
-            json!({ "name": "m", "version": "1", "source": "models:/m/1", "run_id": null, "tags": {}, "description": "" }),
+            json!({ "name": "m", "version": "1", "source": "models:/m/1", "run_id": null, "tags": {}, "description": null }),
         ),
         ("mlops.model_version.updated", json!({ "name": "m", "version": "1" })),
         ("model_version_tag.set", json!({ "name": "m", "version": "1", "key": "k", "value": "vé" })),
