@@ -573,7 +573,7 @@ def webhooks(client, name):
         return len(got), all(good), len(set(ids)), sorted({h["content-type"] for h in headers})
 
     def seen(webhook):
-        return (webhook.name, webhook.url.removeprefix(url), [str(e) for e in webhook.events], webhook.description, str(webhook.status), webhook.secret)
+        return (webhook.name, webhook.url.removeprefix(url), sorted(str(e) for e in webhook.events), webhook.description, str(webhook.status), webhook.secret)
 
     everything = ["registered_model.created", "model_version.created", "model_version_tag.set", "model_version_tag.deleted", "model_version_alias.created", "model_version_alias.deleted"]
     webhook = client.create_webhook(name, f"{url}/all?x=1", everything, description="d", secret="s3cret")
@@ -605,7 +605,7 @@ def webhooks(client, name):
     client.create_registered_model(name, tags={"k": "v"}, description="d")
     client.create_registered_model(f"{name}-2")
     client.create_model_version(name, source, run.info.run_id, tags={"n": "1"}, description="one", await_creation_for=0)
-    client.create_model_version(name, source, await_creation_for=0)
+    client.create_model_version(name, source, run.info.run_id, await_creation_for=0)
     client.set_model_version_tag(name, "1", "k", "v\u00e9")
     client.delete_model_version_tag(name, "1", "k")
     client.set_registered_model_alias(name, "champion", 1)

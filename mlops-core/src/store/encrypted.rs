@@ -49,6 +49,14 @@ impl EncryptionKey {
     /// Encrypts a short text, such as a secret in a row, by XChaCha20-Poly1305 under a random nonce, which comes first. It
     /// opens only with the same `about`, which says what it belongs to and is not hidden.
     ///
+    /// ```
+    /// let key = mlops_core::store::EncryptionKey::generate()?;
+    /// let sealed = key.seal(b"hush", b"row 1")?;
+    /// assert_eq!(key.open(&sealed, b"row 1")?, b"hush");
+    /// assert!(key.open(&sealed, b"row 2").is_err());
+    /// # Ok::<(), mlops_core::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Backend`] if the system has no source of randomness.
     pub fn seal(&self, text: &[u8], about: &[u8]) -> Result<Vec<u8>> {

@@ -138,14 +138,12 @@ impl SqlRegistry {
         let (mut due, mut next) = (Vec::new(), None::<i64>);
         for row in rows {
             let from = row.next_at.map_or(row.held_until, |at| at.max(row.held_until));
-            let waits = row.next_at.is_some() || row.held_until > now;
             if from > now {
                 next = Some(next.map_or(from, |next| next.min(from)));
-            } else if waits
-                || next_event(&mut tx, &db::from_json::<Vec<Subscription>>(&row.subscriptions)?, row.seen)
-                    .await?
-                    .is_some()
-            {
+                continue;
+            }
+            let subscriptions: Vec<Subscription> = db::from_json(&row.subscriptions)?;
+            if row.next_at.is_some() || next_event(&mut tx, &subscriptions, row.seen).await?.is_some() {
                 due.push(db::from_text(&row.id)?);
             }
         }

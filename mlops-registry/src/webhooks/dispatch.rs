@@ -154,7 +154,8 @@ impl WebhookDispatcherBuilder {
         self
     }
 
-    /// Checks everything. With the feature `webhooks-tls` it reads the certificates that the system trusts.
+    /// Checks everything. With the feature `webhooks-tls` it reads the certificates that the system trusts, or those that the
+    /// variables `SSL_CERT_FILE` and `SSL_CERT_DIR` name, as other programs do.
     ///
     /// # Errors
     /// [`InvalidInput`](CoreError::InvalidInput) naming the option that is out of range, or the certificate that cannot be

@@ -28,8 +28,8 @@
 //! - **From the outbox:** what is told was written in the transaction of the change, so a change is told if and only if it
 //!   took effect. A webhook is told what happens after it was created, and of each kind of event after that was asked for.
 //! - **At least once, in order, one at a time** for each webhook, with any number of dispatchers in any number of processes.
-//!   Who delivers holds a claim that runs out; if it dies before the answer is recorded, the same delivery is made again,
-//!   with the same [`DeliveryId`] and the same body, by which the receiver knows it.
+//!   Who delivers holds a claim that runs out; if it dies before the answer is recorded (or stands still for that long), the
+//!   same delivery is made again, with the same [`DeliveryId`] and the same body, by which the receiver knows it.
 //! - **Tried again** after 429, 500, 502, 503, 504 and where no answer came, later each time, and not before `Retry-After`
 //!   says. After any other answer but 2xx, or when its attempts are used up, a delivery has [failed](DeliveryState::Failed):
 //!   that is listed, and the next one goes on.
