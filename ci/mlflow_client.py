@@ -622,7 +622,7 @@ def webhooks(client, name):
         data = body["data"] | ({"source": body["data"]["source"] == source, "run_id": body["data"]["run_id"] == run.info.run_id} if "source" in body["data"] else {})
         return path, body["entity"], body["action"], data, sorted(body)
 
-    facts["told"] = sorted((told(path, body) for path, _, body in got), key=str)
+    facts["told"] = sorted((told(path, body) for path, _, body in got), key=lambda entry: json.dumps(entry, sort_keys=True))
     unsigned = [entry for entry in got if entry[0] == "/other"]
     facts["unsigned"] = [any(key.lower() == "x-mlflow-signature" for key in headers) for _, headers, _ in unsigned]
     got[:] = [entry for entry in got if entry[0] != "/other"]
