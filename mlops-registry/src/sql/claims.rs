@@ -122,14 +122,15 @@ impl SqlRegistry {
         Alarm { bell: self.0.database.bell(), interval: self.0.poll_interval }
     }
 
-    /// The webhooks that are to be told something now, and how long until another is, as far as that is known.
+    /// The webhooks that are to be told something now, those first that are furthest behind, and how long until another is, as
+    /// far as that is known.
     pub(crate) async fn due_webhooks(&self) -> Result<(Vec<WebhookId>, Option<Duration>)> {
         const WHAT: &str = "look for deliveries to";
         let mut tx = self.read(WHAT, "webhooks").await?;
         let rows: Vec<DueRow> = db::query(
             "SELECT w.id, w.subscriptions, w.seen, w.held_until, (SELECT d.next_at FROM webhook_deliveries d \
              WHERE d.webhook = w.id AND d.state = 'pending') AS next_at \
-             FROM webhooks w WHERE w.status = 'ACTIVE' AND w.deleted_at IS NULL ORDER BY w.id",
+             FROM webhooks w WHERE w.status = 'ACTIVE' AND w.deleted_at IS NULL ORDER BY w.seen, w.id",
         )
         .fetch_all(&mut tx)
         .await

@@ -263,7 +263,8 @@ impl SqlRegistry {
             let before: Vec<EventKind> = subscriptions.iter().map(|(kind, _)| *kind).collect();
             let kinds = kinds.as_ref().filter(|new| note("events", json!(names(&before)), json!(names(new))));
             let secret = match &edit.secret {
-                Some(new) if *new != self.secret(&row, id).await? => {
+                // One that cannot be read any more is replaced like any other.
+                Some(new) if self.secret(&row, id).await.ok().as_ref() != Some(new) => {
                     // Only whether there is one.
                     was["signed"] = json!(row.secret.is_some());
                     is["signed"] = json!(new.is_some());

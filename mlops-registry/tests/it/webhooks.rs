@@ -669,6 +669,14 @@ async fn the_secret_is_shown_by_nothing_and_encrypted_where_there_are_keys() {
         registry.close().await;
     }
     assert!(inbox.got().is_empty());
+    // A secret whose key is lost can be replaced.
+    let registry = open(None).await;
+    let lost = registry.edit_webhook(&root(), made.id, WebhookEdit::new().no_secret().description("d")).await.unwrap();
+    assert!(!lost.signed);
+    registry.close().await;
+    let registry = open(Some(ring())).await;
+    registry.edit_webhook(&root(), made.id, WebhookEdit::new().secret(secret.clone())).await.unwrap();
+    registry.close().await;
     // Rotated: the old one opens, the new one is for what is written from now on.
     let registry = open(Some(KeyRing::new("new", new).old("old", old.clone()))).await;
     let dispatcher = dispatcher(&registry).build().unwrap();
