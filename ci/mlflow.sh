@@ -9,6 +9,8 @@ work=$3
 postgres=${4:-}
 here=$(cd "$(dirname "$0")" && pwd)
 export MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
+# Webhooks go to the client itself, and their list is asked for each time.
+export MLFLOW_WEBHOOK_ALLOWED_SCHEMES=http,https MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS=true MLFLOW_WEBHOOK_CACHE_TTL=0
 
 rm -rf "$work"
 mkdir -p "$work"
@@ -46,7 +48,7 @@ client "http://127.0.0.1:$port" theirs
 stop
 
 ours() { # name, flags...
-    "$binary" --listen 127.0.0.1:0 --data "$work/$1" "${@:2}" > "$work/$1.out" 2> "$work/$1.err" &
+    "$binary" --listen 127.0.0.1:0 --webhook-network 127.0.0.0/8 --data "$work/$1" "${@:2}" > "$work/$1.out" 2> "$work/$1.err" &
     running+=($!)
     for _ in $(seq 100); do
         url=$(sed -n 's/^listening on \(http:[^,]*\),.*/\1/p' "$work/$1.out")

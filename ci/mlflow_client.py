@@ -534,7 +534,128 @@ def autolog(client, name):
     }
 
 
-CASES = [experiments, runs, metrics, search, artifacts, inputs, models, registry, autolog]
+def webhooks(client, name):
+    """Sets webhooks up, lets things happen, and receives what is told of them, checked with MLflow's own signature."""
+    import http.server
+    import threading
+    import time
+    import uuid
+
+    import mlflow
+    from mlflow.webhooks.delivery import _generate_hmac_signature
+
+    got, answers = [], []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            got.append((self.path, dict(self.headers.items()), self.rfile.read(int(self.headers["Content-Length"])).decode()))
+            self.send_response(answers.pop(0) if answers else 200)
+            self.end_headers()
+            self.wfile.write(b"thanks")
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_address[1]}"
+
+    def signed(secret):
+        """Of what was received: how many there are, whether all have MLflow's signature, fresh times and ids of their own."""
+        headers = [{key.lower(): value for key, value in headers.items()} for _, headers, _ in got]
+        ids = [h["x-mlflow-delivery-id"] for h in headers]
+        good = [
+            _generate_hmac_signature(secret, h["x-mlflow-delivery-id"], h["x-mlflow-timestamp"], body) == h["x-mlflow-signature"]
+            and abs(time.time() - int(h["x-mlflow-timestamp"])) < 60
+            and str(uuid.UUID(h["x-mlflow-delivery-id"])) == h["x-mlflow-delivery-id"]
+            for h, (_, _, body) in zip(headers, got)
+        ]
+        return len(got), all(good), len(set(ids)), sorted({h["content-type"] for h in headers})
+
+    def seen(webhook):
+        return (webhook.name, webhook.url.removeprefix(url), sorted(str(e) for e in webhook.events), webhook.description, str(webhook.status), webhook.secret)
+
+    everything = ["registered_model.created", "model_version.created", "model_version_tag.set", "model_version_tag.deleted", "model_version_alias.created", "model_version_alias.deleted"]
+    webhook = client.create_webhook(name, f"{url}/all?x=1", everything, description="d", secret="s3cret")
+    facts = {"created": seen(webhook), "read": seen(client.get_webhook(webhook.webhook_id))}
+    other = client.create_webhook(f"{name}-2", f"{url}/other", ["model_version_alias.created"])
+    listed = [w for w in client.list_webhooks() if w.name.startswith(name)]
+    page = client.list_webhooks(max_results=1)
+    facts["listed"] = (sorted(seen(w) for w in listed), len(page), len(client.list_webhooks(max_results=1, page_token=page.token)), page.token is not None)
+    facts["same_times"] = webhook.creation_timestamp == webhook.last_updated_timestamp
+
+    test = client.test_webhook(webhook.webhook_id)
+    facts["test"] = (test.success, test.response_status, test.response_body, test.error_message)
+    facts["tests"] = []
+    for event in everything:
+        client.test_webhook(webhook.webhook_id, event)
+        path, _, body = got[-1]
+        body = json.loads(body)
+        facts["tests"].append((path, body["entity"], body["action"], body["data"], sorted(body)))
+    facts["tests_signed"] = signed("s3cret")
+    answers.append(404)
+    test = client.test_webhook(webhook.webhook_id)
+    facts["test_refused"] = (test.success, test.response_status, test.response_body, test.error_message)
+
+    got.clear()
+    mlflow.set_experiment(name)
+    with mlflow.start_run() as run:
+        mlflow.log_text("flavors: {}\nmodel_uuid: x\n", "m/MLmodel")
+    source = f"{run.info.artifact_uri}/m"
+    client.create_registered_model(name, tags={"k": "v"}, description="d")
+    client.create_registered_model(f"{name}-2")
+    client.create_model_version(name, source, run.info.run_id, tags={"n": "1"}, description="one", await_creation_for=0)
+    client.create_model_version(name, source, run.info.run_id, await_creation_for=0)
+    client.set_model_version_tag(name, "1", "k", "v\u00e9")
+    client.delete_model_version_tag(name, "1", "k")
+    client.set_registered_model_alias(name, "champion", 1)
+    client.set_registered_model_alias(name, "champion", 2)
+    client.delete_registered_model_alias(name, "champion")
+    # MLflow's come in any order.
+    deadline = time.time() + 30
+    while len(got) < 11 and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+
+    def told(path, body):
+        body = json.loads(body)
+        data = body["data"] | ({"source": body["data"]["source"] == source, "run_id": body["data"]["run_id"] == run.info.run_id} if "source" in body["data"] else {})
+        return path, body["entity"], body["action"], data, sorted(body)
+
+    facts["told"] = sorted((told(path, body) for path, _, body in got), key=lambda entry: json.dumps(entry, sort_keys=True))
+    unsigned = [entry for entry in got if entry[0] == "/other"]
+    facts["unsigned"] = [any(key.lower() == "x-mlflow-signature" for key in headers) for _, headers, _ in unsigned]
+    got[:] = [entry for entry in got if entry[0] != "/other"]
+    facts["signed"] = signed("s3cret")
+
+    got.clear()
+    webhook = client.update_webhook(webhook.webhook_id, name=f"{name}-3", url=f"{url}/new", events=["model_version_alias.deleted", "registered_model.created"], description="", secret="other", status="DISABLED")
+    facts["updated"] = (seen(webhook), seen(client.update_webhook(other.webhook_id)))
+    client.delete_webhook(other.webhook_id)
+    client.create_registered_model(f"{name}-3")
+    time.sleep(1)
+    client.update_webhook(webhook.webhook_id, status="ACTIVE")
+    client.create_registered_model(f"{name}-4")
+    deadline = time.time() + 30
+    while not got and time.time() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    facts["after_pause"] = ([told(path, body) for path, _, body in got], signed("other"))
+    bad = lambda name=name, url=url, events=("registered_model.created",), **k: refused(client.create_webhook, name, url, list(events), **k)
+    facts["refused"] = [
+        bad(name=""), bad(name="a b"), bad(name="-a"), bad(name="x" * 64), bad(url="ftp://127.0.0.1/"), bad(url="nowhere"), bad(url="http://"),
+        refused(client.get_webhook, other.webhook_id), refused(client.delete_webhook, other.webhook_id), refused(client.update_webhook, other.webhook_id, name="x"),
+        refused(client.test_webhook, other.webhook_id), refused(client.get_webhook, "never"), refused(client.list_webhooks, max_results=1001),
+    ]
+    facts["twice"] = seen(client.create_webhook(webhook.name, url, ["registered_model.created"]))
+    for left in client.list_webhooks():
+        client.delete_webhook(left.webhook_id)
+    facts["left"] = len(client.list_webhooks())
+    server.shutdown()
+    return facts
+
+
+CASES = [experiments, runs, metrics, search, artifacts, inputs, models, registry, webhooks, autolog]
 
 
 def plain(value):

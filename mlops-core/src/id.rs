@@ -84,6 +84,10 @@ ids! {
     AlertId = "alert";
     /// Names an API token, without its secret.
     TokenId = "token";
+    /// Names a webhook: an address that is told what happens.
+    WebhookId = "webhook";
+    /// Names one thing told to one webhook, however often it was tried.
+    DeliveryId = "webhook delivery";
 }
 
 /// UUID v7: 48 bits of milliseconds, then bits taken from `entropy` (at least ten bytes).

@@ -28,7 +28,9 @@ pub use self::auth::{Authorizer, Permission, Principal, Resource, Role, RoleTabl
 pub use self::clock::{Clock, ManualClock, SystemClock, Timestamp};
 pub use self::digest::Digest;
 pub use self::error::{Error, Result, with_causes};
-pub use self::id::{AlertId, ExperimentId, PredictionId, PromotionId, RolloutId, RunId, TokenId};
+pub use self::id::{
+    AlertId, DeliveryId, ExperimentId, PredictionId, PromotionId, RolloutId, RunId, TokenId, WebhookId,
+};
 pub use self::package::{DatasetRef, Package, Provenance};
 pub use self::predictor::{FnPredictor, Predictor, PredictorExt};
 pub use self::signature::Signature;

@@ -18,6 +18,9 @@ pub mod search;
 #[cfg_attr(docsrs, doc(cfg(any(feature = "sqlite", feature = "postgres"))))]
 pub mod sql;
 pub mod tracking;
+#[cfg(feature = "webhooks")]
+#[cfg_attr(docsrs, doc(cfg(feature = "webhooks")))]
+pub mod webhooks;
 
 pub use self::card::ModelCard;
 pub use self::error::{Error, Result};

@@ -5,6 +5,8 @@
 //!
 //! On a loopback address, whoever reaches it is `local` and may do everything, unless `--tokens` is given. On any other
 //! address tokens are asked for. `registry_server token --data DIR --name ana --role contributor` makes one.
+//!
+//! Webhooks lead to public addresses over TLS; `--webhook-network 10.1.0.0/16` lets them into a network of one's own.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +20,7 @@ use mlops_core::store::LocalStore;
 use mlops_core::{Principal, Role};
 use mlops_registry::SqlRegistry;
 use mlops_registry::mlflow::server::MlflowServer;
+use mlops_registry::webhooks::{Network, WebhookDispatcher};
 
 /// Serves MLflow's REST contract over a registry in a directory or a PostgreSQL database.
 #[derive(Debug, Parser)]
@@ -33,6 +36,9 @@ struct Arguments {
     /// Ask for tokens on a loopback address, too
     #[arg(long)]
     tokens: bool,
+    /// A network that webhooks may lead to, though it is not public, and without TLS; may be given more than once
+    #[arg(long, value_name = "NETWORK")]
+    webhook_network: Vec<Network>,
 }
 
 #[derive(Debug, Args)]
@@ -116,15 +122,18 @@ async fn token(place: &Place, name: &str, roles: &[RoleName], days: u16) -> Resu
     Ok(())
 }
 
-async fn serve(place: &Place, listen: SocketAddr, tokens: bool) -> Result<(), Failed> {
+async fn serve(place: &Place, listen: SocketAddr, tokens: bool, networks: Vec<Network>) -> Result<(), Failed> {
     let (registry, store) = place.open().await?;
+    let webhooks =
+        networks.into_iter().fold(WebhookDispatcher::builder(registry.clone()), |to, network| to.allow(network));
+    let webhooks = webhooks.build()?;
     let open = listen.ip().is_loopback() && !tokens;
     let edge: Box<dyn Authenticator> = if open {
         Box::new(FixedPrincipal::new(Principal::new("local").with_role(Role::Admin)))
     } else {
         Box::new(Tokens::new(registry.clone()))
     };
-    let mut server = MlflowServer::builder(registry.clone(), store).authenticator(edge);
+    let mut server = MlflowServer::builder(registry.clone(), store).authenticator(edge).webhooks(webhooks.clone());
     if open {
         // A page of another site that runs in a browser on this machine reaches loopback addresses, too.
         server = server.only_hosts(["localhost", "127.0.0.1", "[::1]"]);
@@ -144,17 +153,24 @@ async fn serve(place: &Place, listen: SocketAddr, tokens: bool) -> Result<(), Fa
             std::future::pending::<()>().await;
         }
     };
+    let deliveries = tokio::spawn(async move {
+        if let Err(error) = webhooks.run().await {
+            eprintln!("webhooks are no longer delivered: {}", mlops_core::with_causes(&error));
+        }
+    });
     axum::serve(listener, server.build().router()).with_graceful_shutdown(stop).await?;
+    // A delivery under way is made again, with the same id, by who runs next.
+    deliveries.abort();
     registry.close().await;
     Ok(())
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { command, place, listen, tokens } = Arguments::parse();
+    let Arguments { command, place, listen, tokens, webhook_network } = Arguments::parse();
     let done = match command {
         Some(Command::Token { place, name, role, days }) => token(&place, &name, &role, days).await,
-        None => serve(&place, listen, tokens).await,
+        None => serve(&place, listen, tokens, webhook_network).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

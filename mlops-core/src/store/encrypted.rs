@@ -46,6 +46,42 @@ impl EncryptionKey {
         &self.0
     }
 
+    /// Encrypts a short text, such as a secret in a row, by XChaCha20-Poly1305 under a random nonce, which comes first. It
+    /// opens only with the same `about`, which says what it belongs to and is not hidden.
+    ///
+    /// ```
+    /// let key = mlops_core::store::EncryptionKey::generate()?;
+    /// let sealed = key.seal(b"hush", b"row 1")?;
+    /// assert_eq!(key.open(&sealed, b"row 1")?, b"hush");
+    /// assert!(key.open(&sealed, b"row 2").is_err());
+    /// # Ok::<(), mlops_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Backend`] if the system has no source of randomness.
+    pub fn seal(&self, text: &[u8], about: &[u8]) -> Result<Vec<u8>> {
+        let nonce = XNonce::try_generate().map_err(no_randomness)?;
+        let mut sealed = text.to_vec();
+        let tag = self.cipher().encrypt_inout_detached(&nonce, about, sealed.as_mut_slice().into());
+        let tag = tag.map_err(|_| Error::invalid("text to seal", "is longer than the cipher takes"))?;
+        Ok([&nonce[..], &sealed, &tag[..]].concat())
+    }
+
+    /// What was [sealed](EncryptionKey::seal) with this key about the same thing.
+    ///
+    /// # Errors
+    /// [`Error::InvalidInput`] if it was changed, or sealed with another key or about something else.
+    pub fn open(&self, sealed: &[u8], about: &[u8]) -> Result<Vec<u8>> {
+        let refused =
+            || Error::invalid("sealed text", "was changed, or sealed with another key or about something else");
+        let (nonce, rest) = sealed.split_first_chunk::<24>().ok_or_else(refused)?;
+        let (text, tag) = rest.split_last_chunk::<{ TAG as usize }>().ok_or_else(refused)?;
+        let mut text = text.to_vec();
+        let (nonce, tag) = (XNonce::from(*nonce), Tag::from(*tag));
+        let opened = self.cipher().decrypt_inout_detached(&nonce, about, text.as_mut_slice().into(), &tag);
+        opened.map_err(|_| refused()).map(|()| text)
+    }
+
     fn cipher(&self) -> XChaCha20Poly1305 {
         XChaCha20Poly1305::new(self.expose().into())
     }

@@ -24,6 +24,28 @@ fn noise(bytes: usize, seed: u64) -> Bytes {
     (0..bytes).map(|_| dice.roll(256) as u8).collect::<Vec<_>>().into()
 }
 
+#[test]
+fn a_sealed_text_opens_whole_with_its_key_and_for_what_it_is_about() {
+    for text in [&b""[..], b"hush", &[7; 1_000]] {
+        let sealed = key(1).seal(text, b"row 1").unwrap();
+        assert_eq!(key(1).open(&sealed, b"row 1").unwrap(), text);
+        assert_ne!(key(1).seal(text, b"row 1").unwrap(), sealed, "a nonce of its own");
+        assert_eq!(sealed.len(), 24 + text.len() + 16);
+        let refused = |error: Error| assert!(matches!(error, Error::InvalidInput { .. }), "{error}");
+        refused(key(2).open(&sealed, b"row 1").unwrap_err());
+        refused(key(1).open(&sealed, b"row 2").unwrap_err());
+        refused(key(1).open(&sealed[..sealed.len() - 1], b"row 1").unwrap_err());
+        for at in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1;
+            refused(key(1).open(&changed, b"row 1").unwrap_err());
+        }
+    }
+    for short in [&[][..], &[0; 24], &[0; 39]] {
+        assert!(key(1).open(short, b"").is_err());
+    }
+}
+
 const SIZES: [usize; 6] = [0, 1, 65_536, 65_537, 131_072, 150_000];
 
 #[tokio::test]

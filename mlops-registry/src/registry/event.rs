@@ -27,7 +27,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// A model was registered.
+    /// A model was registered: `details["description"]`, and `details["tags"]` as a JSON object. Those two are left out where
+    /// they take more than 64 KiB together.
     ModelCreated = "model_created",
     /// A model's description changed.
     ModelUpdated = "model_updated",
@@ -39,7 +40,7 @@ kinds! {
     ModelTagSet = "model_tag_set",
     /// A tag of a model was removed: `details["key"]`.
     ModelTagRemoved = "model_tag_removed",
-    /// A version was registered.
+    /// A version was registered: `details` as for a model, with `source` and `run` where they are known.
     VersionCreated = "version_created",
     /// A version's description changed.
     VersionUpdated = "version_updated",

@@ -39,6 +39,14 @@ impl EventRow {
     }
 }
 
+/// The event at a place that there is.
+#[cfg(feature = "webhooks")]
+pub(super) async fn find_event(conn: &mut Conn, seq: i64) -> Result<Event> {
+    let row: EventRow =
+        db::query("SELECT * FROM events WHERE seq = $1").bind(seq).fetch_one(conn).await.during("read", "events")?;
+    row.event()
+}
+
 /// An event of a model; its place is given when it is told.
 pub(super) fn event(at: Timestamp, kind: EventKind, model: &str, version: Option<u64>) -> Event {
     let (alias, stage, revision, promotion) = (None, None, None, None);

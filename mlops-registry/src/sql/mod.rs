@@ -46,6 +46,8 @@ macro_rules! transaction {
 
 mod aliases;
 mod audit;
+#[cfg(feature = "webhooks")]
+mod claims;
 mod db;
 mod events;
 mod holds;
@@ -64,6 +66,8 @@ mod tokens;
 mod tracking;
 mod versions;
 mod watch;
+#[cfg(feature = "webhooks")]
+mod webhooks;
 
 use std::fmt;
 #[cfg(feature = "sqlite")]
@@ -72,11 +76,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mlops_core::audit::AuditEvent;
+#[cfg(feature = "webhooks")]
+use mlops_core::store::KeyProvider;
 use mlops_core::{
     ArtifactStore, Authorizer, Clock, Error as CoreError, Permission, Principal, Resource, RoleTable, SystemClock,
     Timestamp,
 };
 
+#[cfg(feature = "webhooks")]
+pub(crate) use self::claims::{Claim, Outcome};
 use self::db::{Backend as _, Conn, Database, Lock};
 pub use self::watch::Watch;
 use crate::{Error, Result, check};
@@ -115,6 +123,8 @@ struct Inner {
     project: Option<String>,
     clock: Arc<dyn Clock>,
     poll_interval: Duration,
+    #[cfg(feature = "webhooks")]
+    webhook_keys: Option<Arc<dyn KeyProvider>>,
 }
 
 impl fmt::Debug for SqlRegistry {
@@ -144,6 +154,8 @@ impl SqlRegistry {
             busy_timeout: Duration::from_secs(30),
             readers: 4,
             poll_interval: Duration::from_millis(500),
+            #[cfg(feature = "webhooks")]
+            webhook_keys: None,
             #[cfg(feature = "postgres")]
             connections: 8,
             #[cfg(feature = "postgres")]
@@ -246,6 +258,8 @@ pub struct SqlRegistryBuilder {
     busy_timeout: Duration,
     readers: u32,
     poll_interval: Duration,
+    #[cfg(feature = "webhooks")]
+    webhook_keys: Option<Arc<dyn KeyProvider>>,
     #[cfg(feature = "postgres")]
     connections: u32,
     #[cfg(feature = "postgres")]
@@ -300,6 +314,15 @@ impl SqlRegistryBuilder {
     /// How often a [`Watch`] looks for events, 1 millisecond to 1 hour (default 500 milliseconds).
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
+        self
+    }
+
+    /// What secrets of webhooks are encrypted with in the database (default: they are stored as they are). Give every process
+    /// that opens it the same keys, and old ones for as long as a secret may be encrypted with them.
+    #[cfg(feature = "webhooks")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "webhooks")))]
+    pub fn webhook_keys(mut self, keys: impl KeyProvider) -> Self {
+        self.webhook_keys = Some(Arc::new(keys));
         self
     }
 
@@ -395,6 +418,16 @@ impl SqlRegistryBuilder {
 
     fn build(self, label: String, database: Database, artifacts: Arc<dyn ArtifactStore>) -> SqlRegistry {
         let Self { authorizer, project, clock, poll_interval, .. } = self;
-        SqlRegistry(Arc::new(Inner { label, database, artifacts, authorizer, project, clock, poll_interval }))
+        SqlRegistry(Arc::new(Inner {
+            label,
+            database,
+            artifacts,
+            authorizer,
+            project,
+            clock,
+            poll_interval,
+            #[cfg(feature = "webhooks")]
+            webhook_keys: self.webhook_keys,
+        }))
     }
 }

@@ -142,6 +142,15 @@ pub(super) fn audited_tags(changes: &[TagChange]) -> (Value, Value) {
     (json!(before), json!(after))
 }
 
+/// What followers are told of something new: its description and tags, unless they are long.
+pub(super) fn described<'a>(description: &'a str, tags: &'a str) -> Vec<(&'static str, &'a str)> {
+    const MOST: usize = 64 << 10;
+    if description.len() + tags.len() > MOST {
+        return Vec::new();
+    }
+    vec![("description", description), ("tags", tags)]
+}
+
 /// How models are searched.
 const LAYOUT: Layout = Layout {
     entity: Entity::Models,
@@ -299,7 +308,9 @@ impl SqlRegistry {
             let after = json!({ "description": new.description, "tags": new.tags });
             let audited = writing.event(who, "model.create", format!("model {}", new.name)).change(json!(null), after);
             audit::append(&mut writing.tx, audited).await?;
-            writing.tell_of(EventKind::ModelCreated, &new.name, None, &[]).await?;
+            let tags = db::json(&new.tags)?;
+            let details = described(&new.description, &tags);
+            writing.tell_of(EventKind::ModelCreated, &new.name, None, &details).await?;
             find_model(&mut writing.tx, &new.name).await
         })
     }

@@ -8,7 +8,7 @@ use mlops_core::{Digest, Error as CoreError, Permission, Principal, Provenance, 
 use serde_json::{Value, json};
 
 use super::db::{self, Arg, Backend as _, Conn};
-use super::models::{audited_tags, check_edit, edit_tags, find_model};
+use super::models::{audited_tags, check_edit, described, edit_tags, find_model};
 use super::policies::{find_policy, find_stages};
 use super::search::{self, Layout, Named, Sql};
 use super::{SqlRegistry, Writing, aliases, audit, holds, lineage, promotions, requests, roots};
@@ -370,7 +370,11 @@ impl SqlRegistry {
             }
             let audited = writing.event(who, "version.create", resource).change(json!(null), after);
             audit::append(&mut writing.tx, audited).await?;
-            writing.tell_of(EventKind::VersionCreated, &version.model, Some(version.version), &[]).await?;
+            let (tags, run) = (db::json(&version.tags)?, version.run.map(|run| run.to_string()));
+            let mut details = described(&version.description, &tags);
+            details.extend(run.as_deref().map(|run| ("run", run)));
+            details.extend(Some(("source", version.source.as_str())).filter(|(_, source)| !source.is_empty()));
+            writing.tell_of(EventKind::VersionCreated, &version.model, Some(version.version), &details).await?;
             Ok(version)
         })
     }

@@ -4,10 +4,12 @@ use mlops_core::audit::{AuditEvent, AuditLog as _, AuditLogExt as _};
 use mlops_core::auth::token::{NewToken, Tokens};
 use mlops_core::{Clock as _, DatasetRef, Digest, Finding, Principal, Role, SystemClock, Verdict, clock};
 use mlops_registry::conformance::model_registry::package;
+use mlops_registry::webhooks::{NewWebhook, Secret, WebhookEdit, WebhookEvent, WebhookStatus};
 use mlops_registry::{
-    AliasPolicy, Artifact, ArtifactMode, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId, LoggedModelStatus,
-    Metric, ModelEdit, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun, NewStageMove,
-    NewVersion, RunEdit, RunInput, RunModel, RunStatus, StageTable, TrackingStore, TrackingStoreExt, VersionEdit,
+    AliasPolicy, Artifact, ArtifactMode, EventKind, ExperimentEdit, LogBatch, LoggedModelEdit, LoggedModelId,
+    LoggedModelStatus, Metric, ModelEdit, ModelRegistry, NewExperiment, NewLoggedModel, NewModel, NewPromotion, NewRun,
+    NewStageMove, NewVersion, RunEdit, RunInput, RunModel, RunStatus, StageTable, TrackingStore, TrackingStoreExt,
+    VersionEdit,
 };
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -192,6 +194,26 @@ async fn every_call_that_changes_something_is_audited_once() {
                 "promotion": back, "requested_by": "dan", "approved_by": [], "verdicts": {}}), "errors in production")];
         registry.edit_model(&root, "m", ModelEdit::new().rename("n")) =>
             [("root", "model.edit", "model m", json!({"name": "m"}), json!({"name": "n"}), "")];
+    );
+    let hook = mlops_core::WebhookId::derived(at, b"hook");
+    let on_hook = format!("webhook {hook}");
+    let url = |url: &str| json!({"origin": "https://ci.example", "digest": Digest::of(url.as_bytes())});
+    let (old, new) = ("https://ci.example/t0ken", "https://ci.example/");
+    let created = WebhookEvent::of(EventKind::ModelCreated);
+    let more = [created, WebhookEvent::of(EventKind::PromotionRequested)];
+    audited!(registry;
+        registry.create_webhook(&root, NewWebhook::new("ci", old, [created]).id(hook).secret(Secret::new("hush"))) =>
+            [("root", "webhook.create", on_hook, NONE, json!({"name": "ci", "description": "", "url": url(old),
+                "events": ["registered_model.created"], "status": "ACTIVE", "signed": true}), "")];
+        registry.edit_webhook(&root, hook, WebhookEdit::new().url(new).events(more).status(WebhookStatus::Disabled)) =>
+            [("root", "webhook.edit", on_hook, json!({"url": url(old), "events": ["registered_model.created"], "status": "ACTIVE"}),
+                json!({"url": url(new), "events": ["registered_model.created", "mlops.promotion.requested"], "status": "DISABLED"}), "")];
+        registry.edit_webhook(&root, hook, WebhookEdit::new().secret(Secret::new("hush 2"))) =>
+            [("root", "webhook.edit", on_hook, json!({"signed": true}), json!({"signed": true, "secret": "changed"}), "")];
+        registry.edit_webhook(&root, hook, WebhookEdit::new().no_secret()) =>
+            [("root", "webhook.edit", on_hook, json!({"signed": true}), json!({"signed": false, "secret": "removed"}), "")];
+        registry.delete_webhook(&root, hook, "nobody listens") =>
+            [("root", "webhook.delete", on_hook, json!({"name": "ci", "url": url(new)}), NONE, "nobody listens")];
     );
     // What gets an id of its own.
     let last = async |n: usize| -> Vec<AuditEvent> {

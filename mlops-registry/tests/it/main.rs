@@ -18,6 +18,7 @@ mod processes;
 mod retention;
 mod tracking;
 mod watch;
+mod webhooks;
 
 use mlops_core::store::MemoryStore;
 use mlops_core::{ArtifactStore, Principal, Role};

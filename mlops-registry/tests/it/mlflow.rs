@@ -9,8 +9,9 @@ use mlops_core::auth::FixedPrincipal;
 use mlops_core::auth::token::{NewToken, Tokens};
 use mlops_core::store::MemoryStore;
 use mlops_core::{Principal, Resource, Role};
-use mlops_registry::SqlRegistry;
 use mlops_registry::mlflow::server::MlflowServer;
+use mlops_registry::webhooks::{NewWebhook, WebhookDispatcher, WebhookEvent};
+use mlops_registry::{EventKind, SqlRegistry};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -19,6 +20,7 @@ const PROJECT: &str = "fraud";
 struct Server {
     app: Router,
     tokens: Tokens,
+    registry: SqlRegistry,
 }
 
 impl Server {
@@ -27,9 +29,13 @@ impl Server {
         let builder = SqlRegistry::builder().artifacts(store.clone()).project(PROJECT);
         let registry = builder.open_in_memory().await.unwrap();
         let tokens = Tokens::new(registry.clone());
-        let server =
-            MlflowServer::builder(registry.clone(), store).authenticator(Tokens::new(registry)).project(PROJECT);
-        Self { app: server.build().router(), tokens }
+        let server = MlflowServer::builder(registry.clone(), store)
+            .authenticator(Tokens::new(registry.clone()))
+            .project(PROJECT);
+        let dispatcher =
+            WebhookDispatcher::builder(registry.clone()).allow("127.0.0.0/8".parse().unwrap()).build().unwrap();
+        let server = server.webhooks(dispatcher);
+        Self { app: server.build().router(), tokens, registry }
     }
 
     async fn token(&self, role: Role, project: &str) -> String {
@@ -72,6 +78,7 @@ struct Things {
     experiment: String,
     run: String,
     model: String,
+    webhook: String,
 }
 
 async fn furnish(server: &Server, admin: &str) -> Things {
@@ -96,7 +103,15 @@ async fn furnish(server: &Server, admin: &str) -> Things {
     }
     let alias = json!({ "name": "prices", "alias": "champion", "version": "1" });
     server.ok(admin, "POST", "registered-models/alias", alias).await;
-    Things { experiment, run, model }
+    // Nobody listens there, which is an answer, too.
+    let new = json!({ "name": "ci", "url": "http://127.0.0.1:9/", "events": [created()] });
+    let made = server.ok(admin, "POST", "webhooks", new).await;
+    let webhook = made["webhook"]["webhook_id"].as_str().unwrap().to_owned();
+    Things { experiment, run, model, webhook }
+}
+
+fn created() -> Value {
+    json!({ "entity": "REGISTERED_MODEL", "action": "CREATED" })
 }
 
 const READERS: &[Role] = &Role::ALL;
@@ -106,7 +121,7 @@ const ADMINS: &[Role] = &[Role::Admin];
 
 /// Every endpoint, an order in which each call is possible, and which roles may make it alone.
 fn endpoints(things: &Things) -> Vec<(&'static str, String, Value, &'static [Role])> {
-    let Things { experiment: e, run: r, model: m } = things;
+    let Things { experiment: e, run: r, model: m, webhook: w } = things;
     let e = || json!({ "experiment_id": e });
     let r = || json!({ "run_id": r });
     let with = |mut body: Value, more: Value| {
@@ -163,6 +178,17 @@ fn endpoints(things: &Things) -> Vec<(&'static str, String, Value, &'static [Rol
         ("PATCH", format!("logged-models/{m}/tags"), json!({ "tags": [tag()] }), TRACKERS),
         ("DELETE", format!("logged-models/{m}/tags/k"), Value::Null, TRACKERS),
         ("POST", format!("logged-models/{m}/params"), json!({ "params": [tag()] }), TRACKERS),
+        ("GET", "webhooks".into(), Value::Null, ADMINS),
+        ("GET", format!("webhooks/{w}"), Value::Null, ADMINS),
+        (
+            "POST",
+            "webhooks".into(),
+            json!({ "name": "n", "url": "http://127.0.0.1:9/", "events": [created()] }),
+            ADMINS,
+        ),
+        ("POST", format!("webhooks/{w}/test"), json!({ "event": created() }), ADMINS),
+        ("PATCH", format!("webhooks/{w}"), json!({ "status": "DISABLED" }), ADMINS),
+        ("DELETE", format!("webhooks/{w}"), Value::Null, ADMINS),
         ("POST", "registered-models/create".into(), json!({ "name": "other" }), TRACKERS),
         ("GET", "registered-models/get?name=prices".into(), Value::Null, READERS),
         ("GET", "registered-models/search".into(), Value::Null, READERS),
@@ -258,7 +284,7 @@ async fn each_role_on_artifacts() {
         let admin = server.token(Role::Admin, PROJECT).await;
         let token = server.token(role, PROJECT).await;
         let stranger = server.token(role, "other").await;
-        let Things { experiment, run, model } = furnish(&server, &admin).await;
+        let Things { experiment, run, model, .. } = furnish(&server, &admin).await;
         let at = "/api/2.0/mlflow-artifacts/artifacts";
         let folder = format!("{experiment}/{run}/artifacts");
         for (method, path, allowed) in [
@@ -278,12 +304,96 @@ async fn each_role_on_artifacts() {
     }
 }
 
+/// What a client may see and set of webhooks: MLflow's events, no secret, and nowhere but where they may lead.
+#[tokio::test]
+async fn webhooks_over_the_wire() {
+    let server = Server::start().await;
+    let admin = server.token(Role::Admin, PROJECT).await;
+    let root = Principal::new("root").with_role_on(Role::Admin, Resource::project(PROJECT));
+    let of = |kind| WebhookEvent::of(kind);
+    let url = "http://127.0.0.1:9/hook";
+    let mixed = NewWebhook::new("mixed", url, [of(EventKind::PromotionRequested), of(EventKind::AliasMoved)]);
+    let mixed = server.registry.create_webhook(&root, mixed).await.unwrap();
+    let ours = NewWebhook::new("ours", url, [of(EventKind::PromotionRequested)]);
+    let ours = server.registry.create_webhook(&root, ours).await.unwrap();
+    let new = json!({
+        "name": "ci", "url": url, "description": "d", "secret": "hush-hush",
+        "events": [created(), { "entity": "MODEL_VERSION_TAG", "action": "SET" }],
+    });
+    let made = server.ok(&admin, "POST", "webhooks", new.clone()).await["webhook"].clone();
+    assert!(!made.to_string().contains("hush"), "{made}");
+    assert_eq!((&made["events"], &made["status"], &made["url"]), (&new["events"], &json!("ACTIVE"), &json!(url)));
+    let at = format!("webhooks/{}", made["webhook_id"].as_str().unwrap());
+    assert_eq!(server.ok(&admin, "GET", &at, Value::Null).await["webhook"], made);
+    // Newest first; a page may end where a webhook is that is gone by the next.
+    let first = server.ok(&admin, "GET", "webhooks?max_results=1", Value::Null).await;
+    assert_eq!(first["webhooks"], json!([made]));
+    server.ok(&admin, "DELETE", &at, Value::Null).await;
+    let token = first["next_page_token"].as_str().unwrap();
+    let rest = server.ok(&admin, "GET", &format!("webhooks?page_token={token}"), Value::Null).await;
+    assert_eq!(rest["webhooks"][0]["name"], "mixed");
+    assert_eq!(rest["webhooks"][0]["events"], json!([{ "entity": "MODEL_VERSION_ALIAS", "action": "CREATED" }]));
+    assert_eq!((rest["webhooks"].as_array().unwrap().len(), rest.get("next_page_token")), (1, None));
+    // What MLflow does not know stays.
+    let edit = json!({ "events": [created()], "name": "", "url": "", "description": "" });
+    server.ok(&admin, "PATCH", &format!("webhooks/{}", mixed.id), edit).await;
+    let edited = server.registry.webhook(mixed.id).await.unwrap();
+    assert_eq!(edited.events, [of(EventKind::ModelCreated), of(EventKind::PromotionRequested)]);
+    assert_eq!((&*edited.name, &*edited.url), ("mixed", url));
+    let test = server.ok(&admin, "POST", &format!("webhooks/{}/test", mixed.id), json!({})).await;
+    let error = test["result"]["error_message"].as_str().unwrap();
+    assert!(error.contains("cannot connect to 127.0.0.1:9"), "{error}");
+    assert_eq!((&test["result"]["success"], test["result"].get("response_status")), (&json!(false), None));
+    for (method, path) in
+        [("GET", at.clone()), ("DELETE", at), ("GET", format!("webhooks/{}", ours.id)), ("GET", "webhooks/x".into())]
+    {
+        let (status, answer) = server.call(&admin, method, &path, Value::Null).await;
+        assert_eq!(
+            (status.as_u16(), &answer["error_code"]),
+            (404, &json!("RESOURCE_DOES_NOT_EXIST")),
+            "{method} {path}"
+        );
+    }
+    for (field, bad) in [
+        ("name", json!("")),
+        ("name", json!("-a")),
+        ("name", json!("a b")),
+        ("name", json!("x".repeat(64))),
+        ("url", json!("")),
+        ("url", json!("https://10.0.0.1/")),
+        ("url", json!("http://169.254.169.254/latest/meta-data")),
+        ("url", json!("http://[::1]/")),
+        ("url", json!("http://[::ffff:127.0.0.1]/")),
+        ("url", json!("file:///etc/passwd")),
+        ("url", json!("http://1.1.1.1/")),
+        ("url", json!("https://u:p@1.1.1.1/")),
+        ("events", json!([])),
+        ("events", json!([{ "entity": "PROMPT", "action": "CREATED" }])),
+        ("events", json!(["registered_model.created"])),
+        ("events", json!([{ "entity": "mlops.promotion", "action": "requested" }])),
+        ("status", json!("PAUSED")),
+        ("secret", json!("x".repeat(1_001))),
+    ] {
+        let mut new = new.clone();
+        new[field] = bad.clone();
+        let (status, answer) = server.call(&admin, "POST", "webhooks", new).await;
+        assert_eq!(
+            (status.as_u16(), &answer["error_code"]),
+            (400, &json!("INVALID_PARAMETER_VALUE")),
+            "{bad}: {answer}"
+        );
+    }
+    for path in ["webhooks?max_results=0", "webhooks?max_results=1001", "webhooks?page_token=x"] {
+        assert_eq!(server.call(&admin, "GET", path, Value::Null).await.0, 400, "{path}");
+    }
+}
+
 /// What is registered stays as it was registered, and cannot be written to.
 #[tokio::test]
 async fn a_version_keeps_its_files() {
     let server = Server::start().await;
     let admin = server.token(Role::Admin, PROJECT).await;
-    let Things { experiment, run, model } = furnish(&server, &admin).await;
+    let Things { experiment, run, model, .. } = furnish(&server, &admin).await;
     let at = "/api/2.0/mlflow-artifacts/artifacts";
     let path = format!("{at}/{experiment}/models/{model}/artifacts/MLmodel");
     assert_eq!(server.send(Some(&admin), "PUT", &path, "flavors: {evil: {}}\n").await.0, 200);

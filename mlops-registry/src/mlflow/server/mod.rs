@@ -32,6 +32,8 @@ mod failure;
 mod logged_models;
 mod models;
 mod runs;
+#[cfg(all(feature = "webhooks", any(feature = "sqlite", feature = "postgres")))]
+mod webhooks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -64,6 +66,8 @@ struct Server {
     project: Option<String>,
     largest_artifact: u64,
     hosts: Option<Vec<String>>,
+    #[cfg(all(feature = "webhooks", any(feature = "sqlite", feature = "postgres")))]
+    webhooks: Option<crate::webhooks::WebhookDispatcher>,
 }
 
 impl fmt::Debug for Server {
@@ -129,6 +133,15 @@ impl MlflowServerBuilder {
         self
     }
 
+    /// The webhooks that clients may set up, and what tests them (default: none, and their calls are not served). Deliveries
+    /// are made by whoever [runs](crate::webhooks::WebhookDispatcher::run) it, here or in another process.
+    #[cfg(all(feature = "webhooks", any(feature = "sqlite", feature = "postgres")))]
+    #[cfg_attr(docsrs, doc(cfg(feature = "webhooks")))]
+    pub fn webhooks(mut self, dispatcher: crate::webhooks::WebhookDispatcher) -> Self {
+        self.0.webhooks = Some(dispatcher);
+        self
+    }
+
     /// The server.
     #[must_use]
     pub fn build(self) -> MlflowServer {
@@ -152,6 +165,8 @@ impl MlflowServer {
             project: None,
             largest_artifact: 50 << 30,
             hosts: None,
+            #[cfg(all(feature = "webhooks", any(feature = "sqlite", feature = "postgres")))]
+            webhooks: None,
         })
     }
 
@@ -221,6 +236,8 @@ impl MlflowServer {
             .route("/model-versions/set-tag", post(call!(set_version_tag)))
             .route("/model-versions/delete-tag", delete(call!(delete_version_tag)))
             .layer(DefaultBodyLimit::max(BODY));
+        #[cfg(all(feature = "webhooks", any(feature = "sqlite", feature = "postgres")))]
+        let api = api.merge(webhooks::routes().layer(DefaultBodyLimit::max(BODY)));
         Router::new()
             .route("/health", get(async || "OK"))
             .route("/version", get(async || env!("CARGO_PKG_VERSION")))

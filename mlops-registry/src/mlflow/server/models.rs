@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Why something that came over MLflow's wire was done: its calls have no field for a reason.
-const REASON: &str = "asked for through MLflow's interface";
+pub(super) const REASON: &str = "asked for through MLflow's interface";
 
 fn version_message(version: &ModelVersion) -> Value {
     let mut message = json!({

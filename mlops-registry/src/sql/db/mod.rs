@@ -50,6 +50,9 @@ pub(super) enum Lock {
     Run,
     /// What is logged to the run that the key names, and everything that is audited.
     AuditedRun,
+    /// What is told to the webhook that the key names.
+    #[cfg(feature = "webhooks")]
+    Webhook,
 }
 
 /// What to connect to, and as whom. Nothing is tried yet.

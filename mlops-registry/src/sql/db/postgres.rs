@@ -133,6 +133,11 @@ impl Server {
             let run = "SELECT id FROM runs WHERE id = $1 FOR NO KEY UPDATE";
             sqlx::query(run).bind(key).execute(&mut *tx).await?;
         }
+        #[cfg(feature = "webhooks")]
+        if matches!(lock, Lock::Webhook) {
+            let webhook = "SELECT id FROM webhooks WHERE id = $1 FOR NO KEY UPDATE";
+            sqlx::query(webhook).bind(key).execute(&mut *tx).await?;
+        }
         Ok(tx)
     }
 
