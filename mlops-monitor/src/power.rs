@@ -140,8 +140,8 @@ pub fn rows_for_ks(distance: f64, alpha: f64, power: f64) -> Result<u64> {
 }
 
 /// Rows after which an [`AsymptoticCs`](crate::sequential::AsymptoticCs) tuned for that many is `half_width` on either side:
-/// what watching at every row costs. [`bounded_mean`](crate::sequential::bounded_mean)'s sequences need 1.2 to 1.6 times
-/// as many from about 10,000 rows on.
+/// what watching at every row costs. [`bounded_mean`](crate::sequential::bounded_mean)'s sequences need about twice
+/// as many.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] if `half_width` is not positive or `sd` negative, either not finite, or `alpha` not in (0, 1).

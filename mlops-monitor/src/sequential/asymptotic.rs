@@ -135,7 +135,7 @@ impl AsymptoticCs {
 impl ConfidenceSequence for AsymptoticCs {
     fn update(&mut self, x: f64) -> Result<()> {
         // Squares beyond this would add up to infinity.
-        if !(x.abs() <= 1e100) {
+        if !x.is_finite() || x.abs() > 1e100 {
             return Err(Error::invalid("x", format!("must be finite and within ±1e100, got {x}")));
         }
         self.n = self.n.saturating_add(1);

@@ -129,7 +129,7 @@ fn source_risk(losses: &[f64], low: f64, high: f64, alpha: f64) -> Result<Estima
     }
     let level = (2.0 / alpha).ln();
     let radius = (2.0 * deviations / (n - 1.0) * level / n).sqrt() + 7.0 * level / (3.0 * (n - 1.0));
-    let scaled = |unit: f64| low + (high - low) * unit.max(0.0).min(1.0);
+    let scaled = |unit: f64| low + (high - low) * unit.clamp(0.0, 1.0);
     Ok(Estimate::new(scaled(mean), scaled(mean - radius), scaled(mean + radius), losses.len() as u64))
 }
 
