@@ -57,7 +57,7 @@ fn updates(c: &mut Criterion) {
     each("difference", &mut |i, x| difference.update(arm(i), x).unwrap());
     let mut means = TwoSampleMeanTest::new(0.0, 1.0, 0.1).unwrap();
     each("two_sample_mean", &mut |i, x| means.update(arm(i), x).unwrap());
-    let mut distributions = TwoSampleKsTest::new().unwrap();
+    let mut distributions = TwoSampleKsTest::new(0.05).unwrap();
     each("two_sample_ks", &mut |i, x| distributions.update(arm(i), x).unwrap());
     let mut risk = RiskTest::builder().build(&values).unwrap();
     each("risk", &mut |_, x| risk.update(x).unwrap());
@@ -71,7 +71,7 @@ fn looks(c: &mut Criterion) {
         values.iter().for_each(|x| sequence.update(*x).unwrap());
         group.bench_function(name, |b| b.iter(|| black_box(&sequence).estimate()));
     }
-    let mut distributions = TwoSampleKsTest::new().unwrap();
+    let mut distributions = TwoSampleKsTest::new(0.05).unwrap();
     for (i, x) in values.iter().enumerate() {
         distributions.update(if i % 2 == 0 { Arm::A } else { Arm::B }, *x).unwrap();
     }

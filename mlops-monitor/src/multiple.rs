@@ -24,6 +24,7 @@ use mlops_core::Verdict;
 use serde::{Deserialize, Serialize};
 
 use crate::drift::{DriftScore, Effect};
+use crate::special::{normal_quantile, two_sided_z};
 use crate::{EValue, Error, Result};
 
 /// How p-values of a family are adjusted.
@@ -211,12 +212,32 @@ impl Candidate {
         Self { name: name.into(), evidence, effect, alert_at }
     }
 
-    /// The candidate for a column's drift score. A method without a p-value counts as no evidence.
+    /// The candidate for a column's drift score, with evidence against the effect being *at most* `alert_at`: the upper
+    /// tail of a normal distribution around the effect whose lower limit is that of its interval. It does not go to 0
+    /// under the least change as the score's own p-value does, and methods without one have it too. A score without a
+    /// lower limit above its value's noise has none (`p = 1`).
     #[must_use]
     pub fn from_score(name: impl Into<String>, score: &DriftScore) -> Self {
-        let evidence = Evidence::PValue(score.p_value.unwrap_or(1.0));
-        Self::new(name, evidence, score.effect.clone(), score.alert_at)
+        let effect = &score.effect;
+        let p = match effect.low {
+            Some(low) if low < effect.value && effect.confidence > 0.0 && effect.confidence < 1.0 => {
+                upper_tail((effect.value - score.alert_at) / (effect.value - low) * two_sided_z(effect.confidence))
+            }
+            _ => 1.0,
+        };
+        Self::new(name, Evidence::PValue(p), effect.clone(), score.alert_at)
     }
+}
+
+/// Upper tail of the standard normal distribution, by inverting its quantiles; at least 1e-300.
+fn upper_tail(z: f64) -> f64 {
+    let (mut low, mut high) = (-300.0 * std::f64::consts::LN_10, 0.0);
+    for _ in 0..60 {
+        let middle = f64::midpoint(low, high);
+        // A tail that is too small has its quantile too far out.
+        if -normal_quantile(middle.exp()) > z { low = middle } else { high = middle }
+    }
+    f64::exp(high)
 }
 
 /// What [`decide`] found.
@@ -316,5 +337,24 @@ impl fmt::Display for Decision {
             write!(f, " ({})", self.changed.join(", "))?;
         }
         write!(f, " at false discovery rate {}", self.alpha)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_match_tables() {
+        for (z, want) in [
+            (0.0, 0.5),
+            (1.959_963_984_540_054, 0.025),
+            (-1.0, 0.841_344_746_068_542_9),
+            (10.0, 7.619_853_024_160_527e-24),
+        ] {
+            assert!((upper_tail(z) - want).abs() < 1e-9 * want, "{z}: {}", upper_tail(z));
+        }
+        assert!(upper_tail(f64::INFINITY) <= 1e-299 && upper_tail(f64::NEG_INFINITY) > 1.0 - 1e-9);
+        assert!((0.0..=1.0).contains(&upper_tail(f64::NAN)));
     }
 }

@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn psi_has_no_seam() {
-        for x in [1e-9, 0.029_999_999, 0.030_000_001] {
-            let exact: f64 = -(-x as f64).ln_1p() - x;
+        for x in [1e-9_f64, 0.029_999_999, 0.030_000_001] {
+            let exact = -(-x).ln_1p() - x;
             assert!((psi_exponential(x) - exact).abs() < 1e-16_f64.max(1e-12 * exact), "{x}");
         }
     }

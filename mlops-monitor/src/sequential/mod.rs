@@ -110,6 +110,29 @@ pub trait ConfidenceSequence: fmt::Debug + fmt::Display {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
+impl<C: ConfidenceSequence + ?Sized> ConfidenceSequence for Box<C> {
+    fn update(&mut self, x: f64) -> Result<()> {
+        (**self).update(x)
+    }
+
+    fn estimate(&self) -> Option<Estimate> {
+        (**self).estimate()
+    }
+
+    fn alpha(&self) -> f64 {
+        (**self).alpha()
+    }
+
+    fn n(&self) -> u64 {
+        (**self).n()
+    }
+
+    fn verdict(&self, demand: Demand) -> Verdict {
+        (**self).verdict(demand)
+    }
+}
+
 /// What a number should be.
 ///
 /// # Examples

@@ -145,20 +145,20 @@ impl RiskTest {
     /// [`Error::InvalidInput`] if `loss` is not in the range; nothing is added then.
     pub fn update(&mut self, loss: f64) -> Result<()> {
         self.live.update(loss)?;
-        self.check();
+        if self.alarm_at.is_none() && self.exceeds() {
+            self.alarm_at = Some(self.live.n());
+        }
         Ok(())
     }
 
-    fn check(&mut self) {
-        let live = self.live.estimate();
-        if self.alarm_at.is_none() && live.is_some_and(|live| live.low > self.source.high + self.tolerance) {
-            self.alarm_at = Some(self.live.n());
-        }
+    fn exceeds(&self) -> bool {
+        self.live.estimate().is_some_and(|live| live.low > self.source.high + self.tolerance)
     }
 
-    /// Adds the live rows of `other`, which must be other rows against the same source. An alarm of either stays.
+    /// Adds the live rows of `other`, which must be other rows against the same source. The alarm of `other` stays its own.
     ///
-    /// The level holds for the joint test; a shard that is looked at by itself as well spends its own.
+    /// Each test that raises alarms spends its `alpha`: to watch shards at one, merge them all into a test without rows and
+    /// look at the [`verdict`](Self::verdict) of that.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if the source or an option differs; nothing is added then.
@@ -166,10 +166,7 @@ impl RiskTest {
         if (self.tolerance, self.alpha, self.source) != (other.tolerance, other.alpha, other.source) {
             return Err(Error::invalid("other", "has another source, tolerance or alpha"));
         }
-        self.live.merge(&other.live)?;
-        self.alarm_at = self.alarm_at.or(other.alarm_at);
-        self.check();
-        Ok(())
+        self.live.merge(&other.live)
     }
 
     /// Risk on the source rows, with its bounds for one look.
@@ -196,16 +193,16 @@ impl RiskTest {
         self.alpha
     }
 
-    /// Live rows after which the alarm was raised, `None` before one is.
+    /// Live rows after which `update` raised the alarm, `None` before it does.
     #[must_use]
     pub fn alarm_at(&self) -> Option<u64> {
         self.alarm_at
     }
 
-    /// `Fail` after an alarm, `Pass` while the live risk is shown to be tolerable, else `Inconclusive`.
+    /// `Fail` after an alarm or if the rows at hand raise one, `Pass` while the live risk is shown to be tolerable, else `Inconclusive`.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.alarm_at.is_some() {
+        if self.alarm_at.is_some() || self.exceeds() {
             Verdict::Fail
         } else if self.live.estimate().is_some_and(|live| live.high <= self.source.low + self.tolerance) {
             Verdict::Pass

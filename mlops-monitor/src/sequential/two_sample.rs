@@ -263,7 +263,7 @@ impl fmt::Display for TwoSampleMeanTest {
 /// use mlops_core::Verdict;
 /// use mlops_monitor::sequential::{Arm, Demand, TwoSampleKsTest};
 ///
-/// let mut test = TwoSampleKsTest::new()?;
+/// let mut test = TwoSampleKsTest::new(0.05)?;
 /// for i in 0..10_000_u32 {
 ///     let u = f64::from(i * 7_919 % 1_000) / 1_000.0;
 ///     test.update(Arm::A, u)?;
@@ -288,12 +288,15 @@ pub struct TwoSampleKsTest {
 }
 
 impl TwoSampleKsTest {
-    /// A test without rows yet. Its [`distance`](Self::distance) is at 95 %.
+    /// A test without rows yet, whose [`distance`](Self::distance) has an interval of level `1 - alpha`.
     ///
     /// # Errors
-    /// None; the result is that of the parts.
-    pub fn new() -> Result<Self> {
-        let band = CdfBand::builder().alpha(0.025).build()?;
+    /// [`Error::InvalidInput`] if `alpha` is not in (0, 0.6].
+    pub fn new(alpha: f64) -> Result<Self> {
+        if !(alpha > 0.0 && alpha <= 0.6) {
+            return Err(Error::invalid("alpha", format!("must lie in (0, 0.6], got {alpha}")));
+        }
+        let band = CdfBand::builder().alpha(alpha / 2.0).build()?;
         Ok(Self {
             a: band.clone(),
             b: band,
@@ -375,8 +378,8 @@ impl TwoSampleKsTest {
         self.capital.evidence()
     }
 
-    /// Kolmogorov–Smirnov distance of the distributions, in [0, 1], with an interval of level 95 % at all looks together
-    /// ([`CdfBand`] of each arm); `None` before 100 rows of each. Its value is the largest distance at an edge of a bucket.
+    /// Kolmogorov–Smirnov distance of the distributions, in [0, 1], with an interval valid at all looks together
+    /// ([`CdfBand`] of each arm at half of the `alpha` given to [`new`](Self::new)); `None` before 100 rows of each. Its value is the largest distance at an edge of a bucket.
     ///
     /// A drift that matters is a distance above some bound, not evidence against equality, which grows under the least
     /// difference: hold this against a [`Demand`](super::Demand).

@@ -226,7 +226,7 @@ fn two_sample_tests_looked_at_after_every_row_keep_their_level() {
         // Means 0.5 of other distributions; means exactly a margin apart; one distribution.
         let mut means = TwoSampleMeanTest::new(0.0, 1.0, 0.0).unwrap();
         let mut margin = TwoSampleMeanTest::new(0.0, 1.0, 0.2).unwrap();
-        let mut distributions = TwoSampleKsTest::new().unwrap();
+        let mut distributions = TwoSampleKsTest::new(0.05).unwrap();
         let mut found = [false; 3];
         for _ in 0..600 {
             let arm = if rng.chance(0.25) { Arm::B } else { Arm::A };
@@ -277,7 +277,7 @@ fn changes_are_found() {
         let source: Vec<f64> = (0..5_000).map(|_| f64::from(u8::from(rng.chance(0.1)))).collect();
         let mut risk = RiskTest::builder().tolerance(0.05).build(&source).unwrap();
         let mut means = TwoSampleMeanTest::new(0.0, 1.0, 0.0).unwrap();
-        let mut spreads = TwoSampleKsTest::new().unwrap();
+        let mut spreads = TwoSampleKsTest::new(0.05).unwrap();
         while risk.alarm_at().is_none() {
             risk.update(f64::from(u8::from(rng.chance(0.3)))).unwrap();
         }
@@ -330,30 +330,6 @@ fn widths_after_ten_thousand_rows_are_near_those_of_one_look() {
     println!("{ratio:.3} median");
     assert!(ratio > 1.0 && ratio < 2.2, "{ratio}");
     assert!(((mean.high - mean.low) / 0.01 - 1.0).abs() < 0.03, "{mean}");
-}
-
-#[test]
-fn tmp_widths() {
-    for (name, mean, draw) in BOUNDED {
-        let mut s: [Box<dyn ConfidenceSequence>; 3] = [
-            Box::new(bounded_mean().empirical_bernstein().unwrap()),
-            Box::new(bounded_mean().hedged(10_000).unwrap()),
-            Box::new(bounded_mean().stitched().unwrap()),
-        ];
-        let mut rng = SplitMix(3);
-        let mut sq = 0.0;
-        for i in 1..=10_000 {
-            let x = draw(&mut rng);
-            sq += (x - mean).powi(2);
-            s.iter_mut().for_each(|s| s.update(x).unwrap());
-            if [100, 1000, 10000].contains(&i) {
-                let one = 2.0 * 1.96 * (sq / f64::from(i) / f64::from(i)).sqrt();
-                let w: Vec<String> =
-                    s.iter().map(|s| s.estimate().unwrap()).map(|e| format!("{:.2}", (e.high - e.low) / one)).collect();
-                println!("{name} {i} {one:.4} {w:?}");
-            }
-        }
-    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use mlops_core::Verdict;
 use mlops_monitor::drift::Effect;
 use mlops_monitor::multiple::{Adjustment, Candidate, Evidence, adjust, decide, e_bh};
-use mlops_monitor::{DriftDetector, EValue, KsDetector, power};
+use mlops_monitor::{DriftDetector, EValue, KsDetector, PsiDetector, power};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -211,13 +211,21 @@ fn a_decision_needs_evidence_and_effect() {
 }
 
 #[test]
-fn drift_scores_become_candidates() {
+fn drift_scores_of_any_method_become_candidates() {
     let baseline: Vec<f64> = (0..5_000).map(f64::from).collect();
-    let detector = KsDetector::builder().fit(&baseline).unwrap();
+    let detectors: [Box<dyn DriftDetector>; 2] = [
+        Box::new(KsDetector::builder().fit(&baseline).unwrap()),
+        Box::new(PsiDetector::builder().fit(&baseline).unwrap()), // has no p-value of its own
+    ];
     let moved: Vec<f64> = (0..1_000).map(|i| f64::from(i) + 4_000.0).collect();
-    let candidates = [("same", &baseline), ("moved", &moved)]
-        .map(|(name, live)| Candidate::from_score(name, &detector.score(live).unwrap()));
-    let decision = decide(&candidates, 0.01).unwrap();
-    assert_eq!(decision.verdicts, [Verdict::Pass, Verdict::Fail]);
-    assert_eq!(decision.changed, ["moved"]);
+    let slightly: Vec<f64> = baseline.iter().map(|x| x + 250.0).collect(); // p of KS 7e-6, distance 0.05
+    for detector in detectors {
+        let candidates = [("same", &baseline), ("moved", &moved), ("slightly", &slightly)]
+            .map(|(name, live)| Candidate::from_score(name, &detector.score(live).unwrap()));
+        let decision = decide(&candidates, 0.01).unwrap();
+        assert_eq!(decision.verdicts, [Verdict::Pass, Verdict::Fail, Verdict::Pass], "{candidates:?}");
+        assert_eq!(decision.changed, ["moved"]);
+        assert!(matches!(candidates[1].evidence, Evidence::PValue(p) if p < 1e-6), "{candidates:?}");
+        assert!(matches!(candidates[2].evidence, Evidence::PValue(p) if p > 0.5), "{candidates:?}");
+    }
 }

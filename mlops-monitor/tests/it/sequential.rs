@@ -182,7 +182,7 @@ fn two_sample_evidence_matches_the_products() {
     {
         let mut rng = SplitMix(seed);
         let mut means = TwoSampleMeanTest::new(0.0, 1.0, margin).unwrap();
-        let mut distributions = TwoSampleKsTest::new().unwrap();
+        let mut distributions = TwoSampleKsTest::new(0.05).unwrap();
         for _ in 0..n {
             let arm = if rng.chance(share_b) { Arm::B } else { Arm::A };
             let u = rng.uniform();
@@ -303,7 +303,7 @@ proptest! {
         });
         follow(DifferenceCs::bounded(0.0, 1.0, 0.05).unwrap(), &values, stop, |test, i, x| test.update(arm(i), x));
         follow(TwoSampleMeanTest::new(0.0, 1.0, 0.1).unwrap(), &values, stop, |test, i, x| test.update(arm(i), x));
-        follow(TwoSampleKsTest::new().unwrap(), &values, stop, |test, i, x| test.update(arm(i), x));
+        follow(TwoSampleKsTest::new(0.05).unwrap(), &values, stop, |test, i, x| test.update(arm(i), x));
         follow(RiskTest::builder().build(&[0.0, 0.5]).unwrap(), &values, stop, |test, _, x| test.update(x));
     }
 
@@ -386,6 +386,7 @@ fn options_out_of_range_are_errors_that_name_them() {
         (message(CdfBand::builder().alpha(0.31).build().map(drop)), "alpha"),
         (message(CdfBand::builder().first_look(0).build().map(drop)), "first_look"),
         (message(DifferenceCs::bounded(0.0, 1.0, 1.0).map(drop)), "alpha"),
+        (message(TwoSampleKsTest::new(0.61).map(drop)), "alpha"),
         (message(TwoSampleMeanTest::new(0.0, 1.0, 1.0).map(drop)), "margin"),
         (message(RiskTest::builder().tolerance(-1.0).build(&[0.0, 1.0]).map(drop)), "tolerance"),
         (message(RiskTest::builder().source_share(1.0).build(&[0.0, 1.0]).map(drop)), "source_share"),
@@ -411,6 +412,21 @@ fn shards_of_running_or_other_sequences_do_not_merge() {
     let before = test.clone();
     assert!(test.merge(&TwoSampleMeanTest::new(0.0, 1.0, 0.2).unwrap()).is_err());
     assert_eq!(test, before);
+}
+
+#[test]
+fn an_alarm_of_a_shard_is_its_own() {
+    let fresh = RiskTest::builder().build(&[0.0; 500]).unwrap();
+    let (mut bad, mut good, mut joint) = (fresh.clone(), fresh.clone(), fresh);
+    (0..200).for_each(|_| bad.update(1.0).unwrap());
+    (0..20_000).for_each(|_| good.update(0.0).unwrap());
+    assert_eq!((bad.verdict(), good.verdict()), (Verdict::Fail, Verdict::Pass));
+    joint.merge(&bad).unwrap();
+    assert_eq!((joint.verdict(), joint.alarm_at()), (Verdict::Fail, None)); // its rows alone say so
+    joint.merge(&good).unwrap();
+    assert_eq!((joint.verdict(), joint.n()), (Verdict::Pass, 20_200));
+    bad.merge(&good).unwrap();
+    assert_eq!(bad.verdict(), Verdict::Fail);
 }
 
 #[test]
