@@ -22,7 +22,7 @@ const FOLD_EVERY: u32 = 16;
 /// interval: the m with max(½ K⁺, ½ K⁻) < 1/α,    λ_t = sqrt(2 ln(2/α) / (σ²_(t-1) t ln(1+t)))
 /// ```
 /// for values in [0, 1]; others are mapped there; σ² as in [`EmpiricalBernsteinCs`](super::EmpiricalBernsteinCs). `K⁺` falls
-/// and `K⁻` rises with `m`, so each end of the interval is the outermost grid point that is still rejected: exact up to
+/// and `K⁻` rises with `m`, so each end of the interval is the innermost grid point that is rejected: exact up to
 /// one step of the grid, on the wide side. An update costs time in proportion to the grid. Assumes one mean, given the
 /// past, for all rows.
 ///
