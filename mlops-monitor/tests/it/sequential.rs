@@ -475,8 +475,8 @@ fn sequences_and_tests_read_well() {
     (0..400).for_each(|_| risk.update(1.0).unwrap());
     assert_eq!(
         risk.to_string(),
-        "fail: live risk 1.000 [0.941, 1.000] (n = 400), source risk 0.000 [0.000, 0.020] (n = 500), tolerated rise \
-         0.1, alarm after row 28"
+        "fail: live risk 1.000 [0.969, 1.000] (n = 400), source risk 0.000 [0.000, 0.020] (n = 500), tolerated rise \
+         0.1, alarm after row 15"
     );
     assert_eq!(Demand::Within(0.1, 0.2).to_string(), "in [0.1, 0.2]");
 }
