@@ -10,7 +10,8 @@ use crate::{Error, Estimate, Result};
 /// Is model `b` worse than model `a` on the same rows, by more than `margin` of accuracy?
 ///
 /// Let `d` be 1 on a row where only `b` is right, -1 where only `a` is, 0 where they agree; its mean `δ` is the
-/// difference of the accuracies. With `x = (1 + d)/2` in {0, ½, 1}, the evidence is that of [`BettingTest`]:
+/// difference of the accuracies. With `x = (1 + d)/2` in {0, ½, 1}, the evidence is that of
+/// [`BettingTest`](super::BettingTest):
 ///
 /// | evidence | null hypothesis | tested as |
 /// | --- | --- | --- |
@@ -23,7 +24,7 @@ use crate::{Error, Estimate, Result};
 /// state; `update` is one addition, `merge` is exact, and the mean has a confidence sequence.
 ///
 /// # Source
-/// As [`BettingTest`]; mixtures of likelihood ratios: Robbins (1970), doi:10.1214/aoms/1177696786.
+/// As [`BettingTest`](super::BettingTest); mixtures of likelihood ratios: Robbins (1970), doi:10.1214/aoms/1177696786.
 /// `tests/golden/betting.json`; error rates and power are simulated in `tests/it/simulation.rs`.
 ///
 /// # Examples
