@@ -8,6 +8,8 @@ pub mod drift;
 mod error;
 pub mod labels;
 pub mod metrics;
+pub mod multiple;
+pub mod power;
 pub mod profile;
 #[cfg(feature = "report")]
 #[cfg_attr(docsrs, doc(cfg(feature = "report")))]

@@ -1,11 +1,14 @@
 //! Integration tests, one binary.
 #![allow(clippy::unwrap_used)]
 
+mod coverage;
 mod golden;
 mod labels;
+mod multiple;
 mod properties;
 #[cfg(feature = "report")]
 mod report;
+mod sequential;
 mod simulation;
 mod streams;
 #[cfg(feature = "alerts")]
