@@ -8,5 +8,6 @@ mod properties;
 mod report;
 mod simulation;
 mod streams;
+mod two_sample;
 #[cfg(feature = "alerts")]
 mod watch;
