@@ -41,8 +41,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use ks::{Gap, dkw_margin};
 pub use ks::{KsDetector, KsDetectorBuilder, KsMethod, KsTest, ks_two_sample};
-pub use psi::{BinCounts, PsiDetector, PsiDetectorBuilder, psi};
 pub(crate) use psi::estimate as psi_estimate;
+pub use psi::{BinCounts, PsiDetector, PsiDetectorBuilder, psi};
 
 use crate::Result;
 

@@ -98,29 +98,33 @@ fn noncentral(
     let value = scale((statistic - df).max(0.0) / all);
     let (low, high) = if df == 0.0 { (0.0, 0.0) } else { noncentrality(statistic, df, level) };
     let interval = (scale(low / all).min(value), scale(high / all).max(value));
-    Comparison::new(method, statistic, [table.n, table.m])
-        .p(chi2_sf(statistic, df), PValueBy::Asymptotic)
-        .effect(effect, value, Some(interval), level)
+    Comparison::new(method, statistic, [table.n, table.m]).p(chi2_sf(statistic, df), PValueBy::Asymptotic).effect(
+        effect,
+        value,
+        Some(interval),
+        level,
+    )
 }
 
 /// Interval for the noncentrality of a chi-square statistic.
 fn noncentrality(x: f64, df: f64, level: f64) -> (f64, f64) {
-    let alpha = 0.5 * (1.0 - level);
     if x + df > 1e6 {
-        // sqrt(X) is close to normal there, with mean sqrt(λ + df - ½ ...) and deviation near 1.
+        // A noncentral chi-square variable is close to normal there.
         let z = two_sided_z(level);
         let spread = |lambda: f64| (2.0 * (df + 2.0 * lambda)).sqrt();
         let most = x + 40.0 * z * (x + df).sqrt() + 1e3;
-        let low = if df + z * spread(0.0) >= x {
-            0.0
-        } else {
-            root(0.0, x, |lambda| lambda + df + z * spread(lambda) - x)
-        };
+        let low =
+            if df + z * spread(0.0) >= x { 0.0 } else { root(0.0, x, |lambda| lambda + df + z * spread(lambda) - x) };
         return (low, root(0.0, most, |lambda| lambda + df - z * spread(lambda) - x));
     }
-    let tail = |lambda: f64| noncentral_chi2_sf(x, df, lambda);
     let most = x + df + 40.0 * (x + df + 10.0).sqrt() * (1.0 + two_sided_z(level) / 4.0) + 40.0;
-    // Half the bits are plenty: the interval is an approximation.
+    quantile_interval(|lambda| noncentral_chi2_sf(x, df, lambda), most, level)
+}
+
+/// Where an upper tail that grows with its parameter is `alpha/2` and `1 - alpha/2`, in `[0, most]`.
+pub(super) fn quantile_interval(tail: impl Fn(f64) -> f64, most: f64, level: f64) -> (f64, f64) {
+    let alpha = 0.5 * (1.0 - level);
+    // The interval is an approximation: eleven digits are plenty.
     let solve = |goal: f64| {
         let (mut low, mut high) = (0.0, most);
         while high - low > 1e-11 * high && high > 1e-12 {
@@ -129,8 +133,9 @@ fn noncentrality(x: f64, df: f64, level: f64) -> (f64, f64) {
         }
         0.5 * (low + high)
     };
-    let low = if tail(0.0) >= alpha { 0.0 } else { solve(alpha) };
-    let high = if tail(0.0) >= 1.0 - alpha { 0.0 } else { solve(1.0 - alpha) };
+    let at_zero = tail(0.0);
+    let low = if at_zero >= alpha { 0.0 } else { solve(alpha) };
+    let high = if at_zero >= 1.0 - alpha { 0.0 } else { solve(1.0 - alpha) };
     (low, high)
 }
 
@@ -322,9 +327,12 @@ pub fn proportions(first: (u64, u64), second: (u64, u64), confidence: f64) -> Re
     let change = q.value - p.value;
     let low = change - (q.value - q.low).hypot(p.high - p.value);
     let high = change + (q.high - q.value).hypot(p.value - p.low);
-    Ok(Comparison::new("proportions", z, [first.1, second.1])
-        .p(normal_two_sided(z), PValueBy::Asymptotic)
-        .effect("difference", change, Some((low.max(-1.0), high.min(1.0))), confidence))
+    Ok(Comparison::new("proportions", z, [first.1, second.1]).p(normal_two_sided(z), PValueBy::Asymptotic).effect(
+        "difference",
+        change,
+        Some((low.max(-1.0), high.min(1.0))),
+        confidence,
+    ))
 }
 
 /// Change of the share of missing rows, as [`proportions`] of missing among all.

@@ -110,8 +110,7 @@ impl Smooth {
 /// ```
 pub fn jensen_shannon(table: &CountTable, base: LogBase, confidence: f64) -> Result<Comparison> {
     check_confidence(confidence)?;
-    let smooth =
-        Smooth { name: "jensen_shannon", effect: "divergence above noise", curvature: 0.125 / base.ln() };
+    let smooth = Smooth { name: "jensen_shannon", effect: "divergence above noise", curvature: 0.125 / base.ln() };
     let unit = 0.5 / base.ln();
     let mut result = smooth.estimate(table, table.shares(), confidence, |p, q| {
         let c = 0.5 * (p + q);

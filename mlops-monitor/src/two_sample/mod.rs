@@ -26,7 +26,8 @@
 //! | --- | --- |
 //! | numbers ([`Sorted`]) | [`ks`], [`cramer_von_mises`], [`anderson_darling`], [`mann_whitney`], [`wasserstein`], [`energy`]; [`numeric`] makes all of them in one pass |
 //! | categories ([`CategoryCounts`], [`CountTable`]) | [`chi_square`], [`g_test`], [`fisher_exact`], [`proportions`], [`jensen_shannon`], [`hellinger`], [`kl`], [`total_variation`], [`l_infinity`], [`psi_of_counts`], [`missing_shift`], [`new_categories`] |
-//! | tables | (multivariate) |
+//! | tables ([`Rows`]) | [`Mmd`], [`EnergyTest`], [`DomainClassifier`], [`PcaReconstruction`], [`hotelling`]; [`label_shift`] from predictions |
+//! | texts | [`Vocabulary`], [`TextClassifier`] |
 
 //!
 //! [`ks_two_sample`](crate::drift::ks_two_sample) and [`psi`](crate::drift::psi) are those of [`drift`](crate::drift).
@@ -34,10 +35,17 @@
 mod categorical;
 mod counts;
 mod distances;
+mod domain;
+mod label_shift;
+mod linalg;
+mod mmd;
 mod numeric;
+mod pca;
 mod ranks;
+mod rows;
 mod sorted;
 mod tails;
+mod text;
 
 use std::fmt;
 
@@ -46,9 +54,15 @@ use serde::{Deserialize, Serialize};
 pub use categorical::{chi_square, fisher_exact, g_test, missing_shift, new_categories, proportions};
 pub use counts::{CategoryCounts, CountTable};
 pub use distances::{LogBase, hellinger, jensen_shannon, kl, l_infinity, psi_of_counts, total_variation};
+pub use domain::{DomainClassifier, DomainReport, Weight};
+pub use label_shift::{LabelShift, label_shift};
+pub use mmd::{EnergyTest, Mmd, MmdEstimate};
 pub use numeric::{cramer_von_mises, energy, ks, numeric, wasserstein};
+pub use pca::{PcaReconstruction, hotelling};
 pub use ranks::{Ties, anderson_darling, mann_whitney};
+pub use rows::Rows;
 pub use sorted::Sorted;
+pub use text::{Novelty, TextClassifier, Vocabulary};
 
 use crate::drift::{DriftScore, Effect};
 use crate::metrics::grouped;

@@ -174,9 +174,12 @@ impl CramerVonMises {
             (cramer_von_mises_sf(1.0 / 6.0 + (t - mean) / (45.0 * variance).sqrt()), PValueBy::Asymptotic)
         };
         let effect = ((t - mean) * both / product).max(0.0);
-        Ok(finish("cramer_von_mises", t, first, second)
-            .p(p_value, by)
-            .effect("squared distance", effect, None, DEFAULT_CONFIDENCE))
+        Ok(finish("cramer_von_mises", t, first, second).p(p_value, by).effect(
+            "squared distance",
+            effect,
+            None,
+            DEFAULT_CONFIDENCE,
+        ))
     }
 }
 
@@ -263,7 +266,8 @@ pub fn wasserstein(first: &Sorted, second: &Sorted) -> Result<Comparison> {
 /// ```
 /// in units of the square root of the column, as `scipy.stats.energy_distance`. The effect is the energy coefficient
 /// `D² / 2E|X - Y|`, in [0, 1] and without unit: 0 for equal distributions, 1 for two constants. Time is that of
-/// one merge. There is no p-value; for one see EnergyTest.
+/// one merge. There is no p-value; for one see
+/// [`EnergyTest`](super::EnergyTest).
 ///
 /// # Errors
 /// [`Error::InvalidInput`] if a side has no finite value, or the range of both exceeds the largest number.
@@ -395,7 +399,7 @@ pub fn numeric(first: &Sorted, second: &Sorted, confidence: f64) -> Result<Vec<C
     check_range(first, second)?;
     let ks = ks(first, second, Method::Auto, confidence)?;
     let start = (
-        (CramerVonMises::default(), MannWhitney::new(first, second)),
+        (CramerVonMises::default(), MannWhitney::default()),
         (AndersonDarling::new(first, second, Ties::Midrank), Integrals::new(first, second)),
     );
     let ((cvm, mann_whitney), (anderson, integrals)) = walk(first, second, start);

@@ -49,9 +49,10 @@ const EXACT_ROWS: u64 = 1_000;
 /// ```
 pub fn mann_whitney(first: &Sorted, second: &Sorted, method: Method, confidence: f64) -> Result<Comparison> {
     check_sides(first, second, 1)?;
-    walk(first, second, MannWhitney::new(first, second)).finish(first, second, method, confidence)
+    walk(first, second, MannWhitney::default()).finish(first, second, method, confidence)
 }
 
+#[derive(Default)]
 pub(super) struct MannWhitney {
     /// Twice U.
     double: u128,
@@ -59,12 +60,6 @@ pub(super) struct MannWhitney {
     ties: u128,
     /// Σ (2 · placement)² of the first side among the second, and the other way.
     squares: [u128; 2],
-}
-
-impl MannWhitney {
-    pub(super) fn new(_: &Sorted, _: &Sorted) -> Self {
-        Self { double: 0, ties: 0, squares: [0; 2] }
-    }
 }
 
 impl Pass for MannWhitney {
@@ -111,41 +106,55 @@ impl MannWhitney {
             let smaller = (self.double.min(2 * u128::from(pairs) - self.double) / 2) as u64;
             (2.0 * lower_tail(smaller, rows_n, rows_m), PValueBy::Exact)
         } else {
-            let rows = n + m;
-            let spread = n * m / 12.0 * (rows + 1.0 - self.ties as f64 / (rows * (rows - 1.0)));
-            let p = if from_mean <= 0.5 || spread <= 0.0 {
-                1.0
-            } else {
-                normal_two_sided((from_mean - 0.5) / spread.sqrt())
-            };
+            let spread = n * m * self.null_variance(n, m).sqrt();
+            let p = if from_mean <= 0.5 || spread <= 0.0 { 1.0 } else { normal_two_sided((from_mean - 0.5) / spread) };
             (p, PValueBy::Asymptotic)
         };
-        let auc = u / (n * m);
-        let sums = [self.double as f64, (2 * u128::from(pairs) - self.double) as f64];
-        let interval = self.auc_interval(auc, sums, n, m, two_sided_z(level));
-        Ok(finish("mann_whitney", u, first, second)
-            .p(p_value, by)
-            .effect("P(first > second)", auc, Some(interval), level))
+        let auc = self.auc(n, m);
+        let interval = auc_interval(auc, self.variance(n, m), n, m, two_sided_z(level));
+        Ok(finish("mann_whitney", u, first, second).p(p_value, by).effect(
+            "P(first > second)",
+            auc,
+            Some(interval),
+            level,
+        ))
     }
 
-    fn auc_interval(&self, auc: f64, sums: [f64; 2], n: f64, m: f64, z: f64) -> (f64, f64) {
-        // Variance of placements in [0, 1], from sums of twice the numbers of rows.
-        let placements = |side: usize, rows: f64, others: f64| {
-            let mean = sums[side] / rows;
-            let centred = (self.squares[side] as f64 - rows * mean * mean).max(0.0);
-            if rows > 1.0 { centred / (rows - 1.0) / (4.0 * others * others) } else { f64::NAN }
-        };
-        let variance = placements(0, n, m) / n + placements(1, m, n) / m;
-        // Rounding of the sums leaves about this much of nothing.
-        if variance.is_nan() || variance <= 1e-14 / n.min(m) {
-            return newcombe_auc(auc, n, m, z);
-        }
-        let centre = (auc * n * m + 0.5) / (n * m + 1.0);
-        let logit = (centre / (1.0 - centre)).ln();
-        let margin = z * variance.sqrt() / (centre * (1.0 - centre));
-        let back = |x: f64| 1.0 / (1.0 + (-x).exp());
-        (back(logit - margin).min(auc), back(logit + margin).max(auc))
+    pub(super) fn auc(&self, n: f64, m: f64) -> f64 {
+        self.double as f64 / 2.0 / (n * m)
     }
+
+    /// DeLong's variance of the area; `None` with one row on a side or where it is 0 up to rounding.
+    pub(super) fn variance(&self, n: f64, m: f64) -> Option<f64> {
+        // Variance of placements in [0, 1], from sums of twice the numbers of rows.
+        let placements = |side: usize, rows: f64, others: f64, sum: f64| {
+            let mean = sum / rows;
+            let centred = (self.squares[side] as f64 - rows * mean * mean).max(0.0);
+            centred / (rows - 1.0) / (4.0 * others * others)
+        };
+        if n < 2.0 || m < 2.0 {
+            return None;
+        }
+        let double = self.double as f64;
+        let variance = placements(0, n, m, double) / n + placements(1, m, n, 2.0 * n * m - double) / m;
+        (variance > 1e-14 / n.min(m)).then_some(variance)
+    }
+
+    /// Variance of the area when both sides have one distribution, with ties taken into account.
+    pub(super) fn null_variance(&self, n: f64, m: f64) -> f64 {
+        let rows = n + m;
+        ((rows + 1.0 - self.ties as f64 / (rows * (rows - 1.0))) / (12.0 * n * m)).max(0.0)
+    }
+}
+
+/// The interval that [`mann_whitney`] documents.
+pub(super) fn auc_interval(auc: f64, variance: Option<f64>, n: f64, m: f64, z: f64) -> (f64, f64) {
+    let Some(variance) = variance else { return newcombe_auc(auc, n, m, z) };
+    let centre = (auc * n * m + 0.5) / (n * m + 1.0);
+    let logit = (centre / (1.0 - centre)).ln();
+    let margin = z * variance.sqrt() / (centre * (1.0 - centre));
+    let back = |x: f64| 1.0 / (1.0 + (-x).exp());
+    (back(logit - margin).min(auc), back(logit + margin).max(auc))
 }
 
 /// Where `|θ - auc| = z sqrt(V(θ))`, with the variance of two exponential samples whose areas are θ.
@@ -271,8 +280,7 @@ impl AndersonDarling {
         let t = (a2 - 1.0) / deviation(n, m);
         // The limit has mean 1 and variance 2 Σ 1/(j(j+1))².
         let limit_sd = (2.0 * (std::f64::consts::PI.powi(2) / 3.0 - 3.0)).sqrt();
-        finish("anderson_darling", t, first, second)
-            .p(anderson_darling_sf(1.0 + t * limit_sd), PValueBy::Asymptotic)
+        finish("anderson_darling", t, first, second).p(anderson_darling_sf(1.0 + t * limit_sd), PValueBy::Asymptotic)
     }
 }
 

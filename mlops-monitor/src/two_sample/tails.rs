@@ -47,6 +47,32 @@ pub(super) fn f_sf(f: f64, df1: f64, df2: f64) -> f64 {
     if f <= 0.0 { 1.0 } else { beta_inc(0.5 * df2, 0.5 * df1, df2 / (df2 + df1 * f)) }
 }
 
+/// `P(F > f)` of Fisher's distribution with noncentrality `lambda`: a Poisson mixture of beta tails.
+pub(super) fn noncentral_f_sf(f: f64, df1: f64, df2: f64, lambda: f64) -> f64 {
+    if f <= 0.0 {
+        return 1.0;
+    }
+    let (half, b) = (0.5 * lambda, 0.5 * df2);
+    let y = df2 / (df1 * f + df2);
+    let x = df1 * f / (df1 * f + df2);
+    let width = 12.0 * half.sqrt() + 40.0;
+    let from = (half - width).max(0.0).floor();
+    let mut weight = poisson(from, half);
+    let mut a = 0.5 * df1 + from;
+    let mut tail = beta_inc(b, a, y);
+    let mut step = (ln_gamma(a + b) - ln_gamma(a + 1.0) - ln_gamma(b) + a * x.ln() + b * y.ln()).exp();
+    let (mut sum, mut j) = (0.0, from);
+    while j <= half + width {
+        sum += weight * tail;
+        j += 1.0;
+        weight *= half / j;
+        tail += step;
+        step *= x * (a + b) / (a + 1.0);
+        a += 1.0;
+    }
+    sum.min(1.0)
+}
+
 /// `P(X > x)` of the limit of the Cramér–von Mises statistic, `Σ χ²₁ / (jπ)²`.
 pub(super) fn cramer_von_mises_sf(x: f64) -> f64 {
     // In y = u² the determinant is sin u / u, with u = (2k - ½ + s/2)π on the k-th piece.
@@ -114,7 +140,8 @@ pub(super) fn ln_gamma(x: f64) -> f64 {
 /// What Stirling's formula leaves out of `ln Γ(x)`, for `x >= 10`.
 fn stirling(x: f64) -> f64 {
     let r = 1.0 / (x * x);
-    (1.0 / 12.0 - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r * (1.0 / 1680.0 - r * (1.0 / 1188.0 - r * 691.0 / 360_360.0)))))
+    (1.0 / 12.0
+        - r * (1.0 / 360.0 - r * (1.0 / 1260.0 - r * (1.0 / 1680.0 - r * (1.0 / 1188.0 - r * 691.0 / 360_360.0)))))
         / x
 }
 
