@@ -3,6 +3,7 @@
 
 mod golden;
 mod labels;
+mod multivariate;
 mod properties;
 #[cfg(feature = "report")]
 mod report;
