@@ -72,9 +72,8 @@ fn tables(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("mmd_fourier_100", n), |x| {
             x.iter(|| Mmd::builder().estimate(MmdEstimate::Fourier(100)).compare(a, b).unwrap())
         });
-        group.bench_function(BenchmarkId::new("energy", n), |x| {
-            x.iter(|| EnergyTest::builder().compare(a, b).unwrap())
-        });
+        group
+            .bench_function(BenchmarkId::new("energy", n), |x| x.iter(|| EnergyTest::builder().compare(a, b).unwrap()));
         group.bench_function(BenchmarkId::new("mmd_linear", n), |x| {
             x.iter(|| Mmd::builder().estimate(MmdEstimate::Linear).compare(a, b).unwrap())
         });

@@ -57,7 +57,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 })
                 .collect();
             seconds.sort_by(f64::total_cmp);
-            println!(r#"{{"data":"{data}","what":"{what}","seconds":{},"least":{},"value":{value:?}}}"#, seconds[3], seconds[0]);
+            println!(
+                r#"{{"data":"{data}","what":"{what}","seconds":{},"least":{},"value":{value:?}}}"#,
+                seconds[3], seconds[0]
+            );
         };
         report("sort one side", &|| Sorted::new(&a).values()[0]);
         let tests: [(&str, Compare); 5] = [

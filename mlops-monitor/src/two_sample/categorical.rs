@@ -43,7 +43,7 @@ pub fn chi_square(table: &CountTable, confidence: f64) -> Result<Comparison> {
             gap / n * gap / m / (a + b)
         })
         .sum();
-    Ok(noncentral("chi_square", "cramer's v", statistic, table, confidence, |x| x.sqrt()))
+    Ok(noncentral("chi_square", "cramer's v", statistic, table, confidence, |x| x.sqrt().min(1.0)))
 }
 
 /// Likelihood-ratio test (G-test) that two samples have the same shares of categories.
@@ -81,7 +81,9 @@ pub fn g_test(table: &CountTable, confidence: f64) -> Result<Comparison> {
         o * (t - t.ln_1p())
     };
     let half: f64 = table.pairs().map(|(a, b)| term(a, n / all * (a + b)) + term(b, m / all * (a + b))).sum();
-    Ok(noncentral("g_test", "mutual information", 2.0 * half.max(0.0), table, confidence, |x| 0.5 * x))
+    Ok(noncentral("g_test", "mutual information", 2.0 * half.max(0.0), table, confidence, |x| {
+        (0.5 * x).min(std::f64::consts::LN_2)
+    }))
 }
 
 /// A statistic that is noncentral chi-square, and the effect `scale(λ/N)`.
@@ -167,8 +169,8 @@ pub(super) fn quantile_interval(tail: impl Fn(f64) -> f64, most: f64, level: f64
 pub fn fisher_exact(first: [u64; 2], second: [u64; 2], confidence: f64) -> Result<Comparison> {
     check_confidence(confidence)?;
     for (what, side) in [("first", first), ("second", second)] {
-        if side[0].checked_add(side[1]).is_none_or(|rows| rows > 1 << 40) {
-            return Err(Error::invalid(what, "has more than 2^40 rows"));
+        if side[0].checked_add(side[1]).is_none_or(|rows| rows > 1 << 32) {
+            return Err(Error::invalid(what, "has more than 2^32 rows, use proportions"));
         }
     }
     let [a, b, c, d] = [first[0], first[1], second[0], second[1]].map(|x| x as f64);

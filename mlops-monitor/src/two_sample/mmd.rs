@@ -177,37 +177,29 @@ impl Mmd {
 
     fn quadratic(&self, sides: &[Table; 2], gamma: f64, rng: &mut Rng) -> Comparison {
         let sums = PairSums::new(&sides[0], &sides[1], |a, b| (-gamma * squared_distance(a, b)).exp());
-        self.from_sums(&sums, sides, 1.0, rng)
-    }
-
-    /// `scale` is the diagonal that the matrix leaves out.
-    fn from_sums(&self, sums: &PairSums, sides: &[Table; 2], diagonal: f64, rng: &mut Rng) -> Comparison {
         let (n, m) = (sides[0].rows() as f64, sides[1].rows() as f64);
         let statistic = |g: Groups| g.first / (n * (n - 1.0)) + g.second / (m * (m - 1.0)) - 2.0 * g.between / (n * m);
-        let observed = statistic(sums.observed());
         let permuted = sums.permuted(self.permutations, rng, statistic);
         // The witness at each row, from all others.
-        let rows = sums.by_row().enumerate();
-        let (mut first, mut second) = (Moments::default(), Moments::default());
-        for (i, (to_first, to_second)) in rows {
-            if (i as f64) < n {
-                first.add(to_first / (n - 1.0) - to_second / m);
+        let mut witness = [Moments::default(), Moments::default()];
+        for (i, (to_first, to_second)) in sums.by_row().enumerate() {
+            if i < sides[0].rows() {
+                witness[0].add(to_first / (n - 1.0) - to_second / m);
             } else {
-                second.add(to_first / n - to_second / (m - 1.0));
+                witness[1].add(to_first / n - to_second / (m - 1.0));
             }
         }
+        self.finish(statistic(sums.observed()), &permuted, &witness)
+    }
+
+    fn finish(&self, observed: f64, permuted: &[f64], witness: &[Moments; 2]) -> Comparison {
         let chance = permuted.iter().map(|x| x * x).sum::<f64>() / permuted.len() as f64;
-        let se = (4.0 * first.variance() / n + 4.0 * second.variance() / m + chance).sqrt();
-        let margin = two_sided_z(self.confidence) * se;
-        let most = 2.0 * diagonal;
-        Comparison::new("mmd", observed, [sides[0].rows() as u64, sides[1].rows() as u64])
-            .p(permutation_p(observed, &permuted), PValueBy::Permutation)
-            .effect(
-                "squared discrepancy",
-                observed.max(0.0),
-                Some(((observed - margin).max(0.0), (observed + margin).clamp(0.0, most))),
-                self.confidence,
-            )
+        let of_witness: f64 = witness.iter().map(|side| 4.0 * side.variance() / side.n).sum();
+        let margin = two_sided_z(self.confidence) * (of_witness + chance).sqrt();
+        let interval = ((observed - margin).max(0.0), (observed + margin).clamp(0.0, 2.0));
+        Comparison::new("mmd", observed, [witness[0].n as u64, witness[1].n as u64])
+            .p(permutation_p(observed, permuted), PValueBy::Permutation)
+            .effect("squared discrepancy", observed.max(0.0), Some(interval), self.confidence)
     }
 
     fn linear(&self, sides: &[Table; 2], gamma: f64, rng: &mut Rng) -> Comparison {
@@ -287,28 +279,18 @@ impl Mmd {
             })
             .collect();
         let (nf, mf) = (n as f64, m as f64);
-        let (mut on_first, mut on_second) = (Moments::default(), Moments::default());
+        let mut witness = [Moments::default(), Moments::default()];
         for (i, row) in all.iter().enumerate() {
             let to_first: f64 = row.iter().zip(&first).map(|(a, b)| a * b).sum();
             let to_all: f64 = row.iter().zip(&total).map(|(a, b)| a * b).sum();
             let to_second = to_all - to_first;
             if i < n {
-                on_first.add((to_first - 1.0) / (nf - 1.0) - to_second / mf);
+                witness[0].add((to_first - 1.0) / (nf - 1.0) - to_second / mf);
             } else {
-                on_second.add(to_first / nf - (to_second - 1.0) / (mf - 1.0));
+                witness[1].add(to_first / nf - (to_second - 1.0) / (mf - 1.0));
             }
         }
-        let chance = permuted.iter().map(|x| x * x).sum::<f64>() / permuted.len() as f64;
-        let se = (4.0 * on_first.variance() / nf + 4.0 * on_second.variance() / mf + chance).sqrt();
-        let margin = two_sided_z(self.confidence) * se;
-        Comparison::new("mmd", observed, [n as u64, m as u64])
-            .p(permutation_p(observed, &permuted), PValueBy::Permutation)
-            .effect(
-                "squared discrepancy",
-                observed.max(0.0),
-                Some(((observed - margin).max(0.0), (observed + margin).clamp(0.0, 2.0))),
-                self.confidence,
-            )
+        self.finish(observed, &permuted, &witness)
     }
 }
 

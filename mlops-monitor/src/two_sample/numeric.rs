@@ -94,15 +94,19 @@ pub(super) fn finish(method: &str, statistic: f64, first: &Sorted, second: &Sort
 /// Cramér–von Mises test, two-sided.
 ///
 /// ```text
-/// U = n Σ_i (r_i - i)² + m Σ_j (s_j - j)²          r, s: midranks of each side in both together
-/// T = U / (nm(n + m)) - (4nm - 1) / (6(n + m))
+/// T = nm/(n + m)² · Σ (F(z) - G(z))²          over all n + m rows z
 /// ```
-/// `T` is a whole number over `24nm(n + m)` and computed as such. The effect is `∫(F - G)² dH` above its noise, where
-/// `H` weighs both sides by their rows: `max(0, T - E) · (n + m)/(nm)`, `E = (1 + 1/(n + m))/6`, at most 1/3.
+/// Without ties this is `scipy.stats.cramervonmises_2samp`. With ties scipy puts midranks into a formula for untied
+/// ranks, and so finds a difference between two equal constants. Here `l` tied rows have the gaps that they have on
+/// average over their orders: `F - G` goes in `l` equal steps from its value below the tie to that at it. The p-value is
+/// that of untied rows.
 ///
-/// [`Method::Auto`] counts all divisions of the rows up to 20 a side ([`Method::Exact`]: up to 40); with ties these
-/// are those of untied rows. The asymptotic p-value takes the limit distribution at `1/6 + (T - E) / sqrt(45 Var T)`,
-/// with the exact variance, and keeps its digits however small.
+/// The effect is `∫(F - G)² dH` above its noise, where `H` weighs both sides by their rows:
+/// `max(0, T - E) · (n + m)/(nm)`, `E = (1 + 1/(n + m))/6`, at most 1/3.
+///
+/// [`Method::Auto`] counts all divisions of the rows up to 20 a side ([`Method::Exact`]: up to 40). The asymptotic
+/// p-value takes the limit distribution at `1/6 + (T - E) / sqrt(45 Var T)`, with the exact variance of untied rows, and
+/// keeps its digits however small.
 ///
 /// # Errors
 /// [`Error::InvalidInput`] if a side has fewer than two finite values, or more than 40 for [`Method::Exact`].
@@ -122,40 +126,51 @@ pub(super) fn finish(method: &str, statistic: f64, first: &Sorted, second: &Sort
 /// ```
 pub fn cramer_von_mises(first: &Sorted, second: &Sorted, method: Method) -> Result<Comparison> {
     check_sides(first, second, 2)?;
-    walk(first, second, CramerVonMises::default()).finish(first, second, method)
+    walk(first, second, CramerVonMises::new(first, second)).finish(first, second, method)
 }
 
-/// Four times the two sums of squares of midrank less index.
-#[derive(Default)]
-struct CramerVonMises([i128; 2]);
+/// Sum of squared gaps over all rows; terms are positive, and each gap is exact.
+struct CramerVonMises {
+    /// The rows of the second and the first side over their greatest common divisor: steps of a gap.
+    steps: [i64; 2],
+    sum: Compensated,
+}
 
 impl Pass for CramerVonMises {
     #[inline(always)]
     fn value(&mut self, _: f64, below: [u64; 2], at: [u64; 2]) {
-        let rank2 = (2 * (below[0] + below[1]) + at[0] + at[1] + 1) as i64;
-        for side in 0..2 {
-            let c = at[side] as i64;
-            // Σ (d - 2k)² for k = 0..c
-            let d = rank2 - 2 * (below[side] as i64 + 1);
-            if c == 1 {
-                self.0[side] += i128::from(d) * i128::from(d);
-            } else if c > 1 {
-                let (c, d) = (i128::from(c), i128::from(d));
-                self.0[side] += c * d * d - 2 * d * c * (c - 1) + 2 * (c - 1) * c * (2 * c - 1) / 3;
-            }
+        let gap = |a: u64, b: u64| (self.steps[0] * a as i64 - self.steps[1] * b as i64) as f64;
+        let end = gap(below[0] + at[0], below[1] + at[1]);
+        let rows = at[0] + at[1];
+        if rows == 1 {
+            return self.sum.add(end * end);
         }
+        let (start, rows) = (gap(below[0], below[1]), rows as f64);
+        let step = (end - start) / rows;
+        let mean = start + 0.5 * step * (rows + 1.0);
+        self.sum.add(rows * mean * mean + step * step * rows * (rows * rows - 1.0) / 12.0);
     }
 }
 
 impl CramerVonMises {
+    fn new(first: &Sorted, second: &Sorted) -> Self {
+        let (n, m) = (first.rows(), second.rows());
+        let (mut a, mut b) = (n, m);
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        let divisor = a.max(1);
+        Self { steps: [(m / divisor) as i64, (n / divisor) as i64], sum: Compensated::default() }
+    }
+
     fn finish(self, first: &Sorted, second: &Sorted, method: Method) -> Result<Comparison> {
         let (rows_n, rows_m) = (first.values().len(), second.values().len());
-        let (ni, mi) = (rows_n as i128, rows_m as i128);
-        let four_u = ni * self.0[0] + mi * self.0[1];
-        let numerator = 6 * four_u - 4 * ni * mi * (4 * ni * mi - 1);
         let (n, m) = (rows_n as f64, rows_m as f64);
         let (both, product) = (n + m, n * m);
-        let t = numerator as f64 / (24.0 * product * both);
+        // A gap over the least common multiple of the rows is F - G.
+        let multiple = self.steps[0] as f64 * n;
+        let sum = self.sum.total();
+        let t = product / (both * both) * (sum / multiple / multiple);
         let mean = (1.0 + 1.0 / both) / 6.0;
         let exact = match method {
             Method::Exact => true,
@@ -167,7 +182,7 @@ impl CramerVonMises {
             return Err(Error::invalid("method", reason));
         }
         let (p_value, by) = if exact {
-            (cvm_exact(numerator, rows_n as u64, rows_m as u64), PValueBy::Exact)
+            (cvm_exact(sum, self.steps, rows_n, rows_m), PValueBy::Exact)
         } else {
             let variance = (both + 1.0) * (4.0 * product * both - 3.0 * (n * n + m * m) - 2.0 * product)
                 / (45.0 * both * both * 4.0 * product);
@@ -183,23 +198,15 @@ impl CramerVonMises {
     }
 }
 
-/// Share of the divisions of `n + m` untied rows whose statistic is at least `numerator / (24nm(n + m))`.
-fn cvm_exact(numerator: i128, n: u64, m: u64) -> f64 {
-    let (mut a, mut b) = (n, m);
-    while b != 0 {
-        (a, b) = (b, a % b);
-    }
-    let lcm = n / a * m;
-    let (step_n, step_m) = (i128::from(lcm / n), i128::from(lcm / m));
-    let product = i128::from(n) * i128::from(m);
-    let at_least = (i128::from(lcm).pow(2) * i128::from(n + m) * numerator).div_euclid(24 * product * product);
-    // Paths to (v, u) by the sum of squared gaps along them: ascending values with their numbers of paths.
-    let mut row: Vec<Vec<(i128, f64)>> = vec![vec![]; n as usize + 1];
+/// Share of the divisions of `n + m` untied rows whose sum of squared gaps is at least `sum`.
+fn cvm_exact(sum: f64, steps: [i64; 2], n: usize, m: usize) -> f64 {
+    // Paths to (v, u) by the sum along them: ascending values with their numbers of paths.
+    let mut row: Vec<Vec<(i64, f64)>> = vec![vec![]; n + 1];
     row[0].push((0, 1.0));
-    for u in 0..=m as i128 {
-        let mut left: Vec<(i128, f64)> = vec![];
+    for u in 0..=m as i64 {
+        let mut left: Vec<(i64, f64)> = vec![];
         for (v, cell) in row.iter_mut().enumerate() {
-            let gap = (step_n * v as i128 - step_m * u).pow(2);
+            let gap = (steps[0] * v as i64 - steps[1] * u).pow(2);
             let mut joined = Vec::with_capacity(left.len() + cell.len());
             let (mut i, mut j) = (0, 0);
             while i < left.len() || j < cell.len() {
@@ -223,9 +230,11 @@ fn cvm_exact(numerator: i128, n: u64, m: u64) -> f64 {
             *cell = joined;
         }
     }
-    let last = &row[n as usize];
+    let last = &row[n];
+    // Sums are whole numbers, that of tied rows up to rounding.
+    let at_least = sum * (1.0 - 1e-12);
     let all: f64 = last.iter().map(|(_, paths)| paths).sum();
-    last.iter().filter(|(value, _)| *value >= at_least).map(|(_, paths)| paths).sum::<f64>() / all
+    last.iter().filter(|(value, _)| *value as f64 >= at_least).map(|(_, paths)| paths).sum::<f64>() / all
 }
 
 /// Wasserstein distance of order 1 (the earth mover's): how far a row has to move on average.
@@ -376,7 +385,7 @@ impl Pass for Integrals {
 }
 
 /// All tests and distances on two columns of numbers, in one pass over both: `ks`, `cramer_von_mises`,
-/// `anderson_darling` (midranks), `mann_whitney`, `wasserstein` and `energy`, in this order.
+/// `anderson_darling` ([`Ties::Right`]), `mann_whitney`, `wasserstein` and `energy`, in this order.
 ///
 /// Each is what the function of that name gives with [`Method::Auto`].
 ///
@@ -399,8 +408,8 @@ pub fn numeric(first: &Sorted, second: &Sorted, confidence: f64) -> Result<Vec<C
     check_range(first, second)?;
     let ks = ks(first, second, Method::Auto, confidence)?;
     let start = (
-        (CramerVonMises::default(), MannWhitney::default()),
-        (AndersonDarling::new(first, second, Ties::Midrank), Integrals::new(first, second)),
+        (CramerVonMises::new(first, second), MannWhitney::default()),
+        (AndersonDarling::new(first, second, Ties::Right), Integrals::new(first, second)),
     );
     let ((cvm, mann_whitney), (anderson, integrals)) = walk(first, second, start);
     Ok(vec![

@@ -193,10 +193,10 @@ fn lower_tail(u: u64, n: u64, m: u64) -> f64 {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Ties {
-    /// The mean of the values below and at it: for discrete data (Scholz and Stephens, equation 7).
-    #[default]
+    /// The mean of the values below and at it (Scholz and Stephens, equation 7).
     Midrank,
     /// The value at it, right-continuous (equation 6).
+    #[default]
     Right,
 }
 
@@ -210,6 +210,9 @@ pub enum Ties {
 /// with `l_j` rows at the value, `B_j` rows up to it and `M_ij` those of side `i`; for [`Ties::Midrank`] with half of
 /// those at it, `N l_j/4` less in the denominator and `(N - 1)/N` before the sum. `sd` is the exact one without ties.
 /// `T` is the statistic; it has no effect size.
+///
+/// With heavy ties [`Ties::Midrank`] errs too often, as its `sd` is that of untied rows: 8 % of the time at a level of
+/// 5 %, where eight values are shared by a hundred rows. [`Ties::Right`] keeps its level.
 ///
 /// The p-value is that of the limit distribution with the same mean and deviation, at any size; scipy's comes from a
 /// table and is cut to [0.001, 0.25].
@@ -226,7 +229,7 @@ pub enum Ties {
 /// use mlops_monitor::two_sample::{Sorted, Ties, anderson_darling};
 ///
 /// let (a, b) = (Sorted::new(&[1.0, 2.0, 3.0, 4.0]), Sorted::new(&[11.0, 12.0, 13.0, 14.0]));
-/// assert!(anderson_darling(&a, &b, Ties::Midrank)?.p_value.unwrap() < 0.02);
+/// assert!(anderson_darling(&a, &b, Ties::Right)?.p_value.unwrap() < 0.02);
 /// # Ok::<(), mlops_monitor::Error>(())
 /// ```
 pub fn anderson_darling(first: &Sorted, second: &Sorted, ties: Ties) -> Result<Comparison> {

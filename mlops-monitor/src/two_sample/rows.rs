@@ -174,7 +174,8 @@ impl Standard {
     pub(super) fn apply(&self, table: &mut Table) {
         for row in table.data.chunks_exact_mut(table.columns) {
             for ((x, mean), sd) in row.iter_mut().zip(&self.mean).zip(&self.sd) {
-                *x = *x / sd - mean / sd;
+                // Halves, as the difference of two large numbers is not finite.
+                *x = (0.5 * *x - 0.5 * mean) / sd * 2.0;
             }
         }
     }

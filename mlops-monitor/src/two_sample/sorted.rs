@@ -61,6 +61,11 @@ impl Sorted {
     /// Mean and standard deviation (of the sample as a population) of the values; there is at least one.
     pub(super) fn moments(&self) -> (f64, f64) {
         let n = self.values.len() as f64;
+        if let (Some(first), Some(last)) = (self.values.first(), self.values.last())
+            && first == last
+        {
+            return (*first, 0.0);
+        }
         let mean = self.values.iter().map(|x| x / n).sum::<f64>();
         // Scaled, as the square of a large number is not finite.
         let most = self.values.iter().fold(0.0_f64, |most, x| most.max((x - mean).abs()));

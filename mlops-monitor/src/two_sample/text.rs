@@ -131,13 +131,12 @@ impl Vocabulary {
 /// the statistic is the area under the ROC curve over folds, as for [`DomainClassifier`](super::DomainClassifier), with its
 /// interval and p-value.
 ///
-/// The terms are those whose share of texts grew the most beyond chance: their weight is the log ratio of the odds of
-/// being in a live and in a baseline text over its standard error, 1.96 being the usual limit for one term.
+/// The terms are those whose share of texts grew the most beyond chance: their weight is the root of the likelihood-ratio
+/// statistic (G) of texts with and without the term, which for one term is above 1.96 in 2.5 % of cases by chance.
 /// Memory is by buckets, not by terms: texts are gone through once more to name the terms of the best buckets.
 ///
 /// # Source
-/// Weinberger and others (2009), arXiv:0902.2206 (hashing); Monroe, Colaresi and Quinn (2008),
-/// doi:10.1093/pan/mpn018 (log odds by their error).
+/// Weinberger and others (2009), arXiv:0902.2206 (hashing); Dunning (1993), Computational Linguistics 19:61 (terms).
 ///
 /// # Examples
 /// ```
@@ -302,17 +301,18 @@ impl TextClassifier {
         found
     }
 
-    /// Terms of the buckets that grew the most, with their own counts.
+    /// Terms of the buckets that grew the most, weighed by their own counts.
     fn grown(&self, texts: &[&[&str]; 2], counts: &[[u32; 2]]) -> Vec<Weight> {
         let rows = [texts[0].len() as f64, texts[1].len() as f64];
         let z = |counts: [u32; 2]| {
             let [a, b] = counts.map(f64::from);
-            let odds = |hits: f64, rows: f64| ((hits + 0.5) / (rows - hits + 0.5)).ln();
-            let spread: f64 = [(a, rows[0]), (b, rows[1])]
+            let pooled = (a + b) / (rows[0] + rows[1]);
+            let g: f64 = [(a, rows[0]), (b, rows[1])]
                 .into_iter()
-                .map(|(hits, rows)| 1.0 / (hits + 0.5) + 1.0 / (rows - hits + 0.5))
+                .flat_map(|(hits, rows)| [(hits, pooled * rows), (rows - hits, (1.0 - pooled) * rows)])
+                .map(|(seen, expected)| if seen > 0.0 { seen * (seen / expected).ln() } else { 0.0 })
                 .sum();
-            (odds(b, rows[1]) - odds(a, rows[0])) / spread.sqrt()
+            (b / rows[1] - a / rows[0]).signum() * (2.0 * g.max(0.0)).sqrt()
         };
         let mut best: Vec<(u32, f64)> = (0_u32..).zip(counts).map(|(i, c)| (i, z(*c))).filter(|b| b.1 > 0.0).collect();
         best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));

@@ -28,7 +28,8 @@ struct Numeric {
     b: Sample,
     cvm: f64,
     cvm_exact: Option<f64>,
-    cvm_asymptotic: f64,
+    cvm_scipy: Option<f64>,
+    cvm_asymptotic: Option<f64>,
     cvm_tail: f64,
     ad_midrank: Option<f64>,
     ad_midrank_p: Option<f64>,
@@ -62,15 +63,17 @@ fn numeric_tests_match_scipy() {
         let (a, b) = (Sorted::new(&c.a.rows()), Sorted::new(&c.b.rows()));
         let p = |test: &Comparison| test.p_value.unwrap();
 
-        // scipy's own statistic is a difference of two numbers near 2/3 · nm/(n + m); ours comes from whole numbers.
-        let rows = c.a.n as f64 * c.b.n as f64 / (c.a.n + c.b.n) as f64;
-        let cancelled = 4e-16 * rows;
         let asymptotic = cramer_von_mises(&a, &b, Method::Asymptotic).unwrap();
-        close(name, "cvm", asymptotic.statistic, c.cvm, 1e-9, cancelled.max(1e-14));
-        // scipy takes 1 less a series that it ends at terms of 1e-7, so it is good to about 1e-8; the quadrature
-        // beside it holds to 1e-9 of small values too.
-        close(name, "cvm p", p(&asymptotic), c.cvm_asymptotic, 1e-9, 1e-8);
-        close(name, "cvm tail", p(&asymptotic), c.cvm_tail, 3e-9 + 10.0 * cancelled, 0.0);
+        close(name, "cvm", asymptotic.statistic, c.cvm, 1e-9, 0.0);
+        // The quadrature holds to 1e-9.
+        close(name, "cvm tail", p(&asymptotic), c.cvm_tail, 3e-9, 0.0);
+        if let (Some(statistic), Some(p_value)) = (c.cvm_scipy, c.cvm_asymptotic) {
+            // scipy's own statistic is a difference of two numbers near 2/3 · nm/(n + m), and its p-value 1 less a series
+            // that it ends at terms of 1e-7.
+            let rows = c.a.n as f64 * c.b.n as f64 / (c.a.n + c.b.n) as f64;
+            close(name, "cvm of scipy", asymptotic.statistic, statistic, 1e-9, 4e-16 * rows);
+            close(name, "cvm p", p(&asymptotic), p_value, 1e-9, 1e-8);
+        }
         if let Some(want) = c.cvm_exact {
             let exact = cramer_von_mises(&a, &b, Method::Auto).unwrap();
             assert_eq!(exact.p_value_by, Some(PValueBy::Exact));
@@ -147,7 +150,7 @@ fn tests_on_counts_match_scipy() {
         let effect = test.effect.unwrap();
         close(name, "v", effect.value, c.v[0], 1e-9, 0.0);
         close(name, "v low", effect.low.unwrap(), c.v[1], 1e-8, 1e-9);
-        close(name, "v high", effect.high.unwrap(), c.v[2], 1e-8, 1e-9);
+        close(name, "v high", effect.high.unwrap(), c.v[2].min(1.0), 1e-8, 1e-9);
         let test = g_test(&table, 0.95).unwrap();
         // scipy's terms cancel: to the rounding of sums of all rows.
         close(name, "g", test.statistic, c.g, 1e-9, 1e-15 * c.first.iter().chain(&c.second).sum::<u64>() as f64);
@@ -252,11 +255,16 @@ fn numeric_tests_keep_their_level() {
         }
         println!("{levels} levels, {rows:?} rows: {alarms:?}");
         for (i, count) in alarms.into_iter().enumerate() {
-            // The limit of Anderson and Darling's statistic for six rows is rough, and gets half as much again.
-            let level = if rows[0] < 10 && (i == 2 || i == 3) { 1.5 * alpha } else { alpha };
+            // The limit of Anderson and Darling's statistic for six rows is rough, and gets half as much again; midranks
+            // with many ties do what their docs say.
+            let level = match i {
+                2 if levels > 0 => 1.8 * alpha,
+                2 | 3 if rows[0] < 10 => 1.5 * alpha,
+                _ => alpha,
+            };
             assert!(count <= at_most(level, trials), "test {i}, {levels} levels, {rows:?}: {count}");
             // With ties, or as few divisions as six rows have, a test may err less often.
-            assert!(count >= trials / 50, "test {i}, {levels} levels, {rows:?}: {count}");
+            assert!(count >= trials / 100, "test {i}, {levels} levels, {rows:?}: {count}");
         }
     }
 }
