@@ -191,7 +191,7 @@ pub fn hellinger(table: &CountTable, confidence: f64) -> Result<Comparison> {
 /// ```
 pub fn kl(table: &CountTable, smoothing: f64, confidence: f64) -> Result<Comparison> {
     check_confidence(confidence)?;
-    if !(smoothing >= 0.0 && smoothing <= 1e9) {
+    if !(0.0..=1e9).contains(&smoothing) {
         return Err(Error::invalid("smoothing", format!("must lie in [0, 1e9], got {smoothing}")));
     }
     if smoothing == 0.0 && table.first().iter().zip(table.second()).any(|(a, b)| *a > 0 && *b == 0) {
