@@ -216,10 +216,7 @@ impl DriftDetector for KsDetector {
         let mut p_value = None;
         if !live.is_empty() {
             let gap = Gap::between(&self.sorted, &live);
-            let (n, m) = (gap.n as f64, gap.m as f64);
-            let alpha = 1.0 - self.confidence;
-            let dkw = |rows: f64, alpha: f64| ((2.0 / alpha).ln() / (2.0 * rows)).sqrt();
-            let margin = dkw(n, alpha * m / (n + m)) + dkw(m, alpha * n / (n + m));
+            let margin = dkw_margin(gap.n as f64, gap.m as f64, self.confidence);
             effect.value = gap.statistic();
             effect.low = Some((effect.value - margin).max(0.0));
             effect.high = Some((effect.value + margin).min(1.0));
@@ -235,8 +232,15 @@ impl DriftDetector for KsDetector {
     }
 }
 
+/// Half the width of the interval that [`KsDetector`] documents, for `n` and `m` rows.
+pub(crate) fn dkw_margin(n: f64, m: f64, confidence: f64) -> f64 {
+    let alpha = 1.0 - confidence;
+    let dkw = |rows: f64, alpha: f64| ((2.0 / alpha).ln() / (2.0 * rows)).sqrt();
+    dkw(n, alpha * m / (n + m)) + dkw(m, alpha * n / (n + m))
+}
+
 /// The largest gap between two empirical distribution functions, as the integer `h` in `D = h · gcd / (n·m)`.
-struct Gap {
+pub(crate) struct Gap {
     n: usize,
     m: usize,
     gcd: usize,
@@ -245,7 +249,7 @@ struct Gap {
 
 impl Gap {
     /// Both sides are sorted, finite and not empty.
-    fn between(a: &[f64], b: &[f64]) -> Self {
+    pub(crate) fn between(a: &[f64], b: &[f64]) -> Self {
         let (n, m) = (a.len(), b.len());
         let gcd = gcd(n, m);
         let (up, down) = ((m / gcd) as i128, (n / gcd) as i128);
@@ -266,11 +270,11 @@ impl Gap {
         Self { n, m, gcd, h: widest }
     }
 
-    fn statistic(&self) -> f64 {
+    pub(crate) fn statistic(&self) -> f64 {
         self.h as f64 / ((self.n / self.gcd) as f64 * self.m as f64)
     }
 
-    fn p_value(&self, method: KsMethod) -> (f64, KsMethod) {
+    pub(crate) fn p_value(&self, method: KsMethod) -> (f64, KsMethod) {
         let (n, m) = (self.n as f64, self.m as f64);
         let exact = match method {
             KsMethod::Exact => true,

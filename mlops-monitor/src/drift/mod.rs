@@ -39,7 +39,9 @@ use std::fmt;
 use mlops_core::Verdict;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use ks::{Gap, dkw_margin};
 pub use ks::{KsDetector, KsDetectorBuilder, KsMethod, KsTest, ks_two_sample};
+pub(crate) use psi::estimate as psi_estimate;
 pub use psi::{BinCounts, PsiDetector, PsiDetectorBuilder, psi};
 
 use crate::Result;

@@ -353,7 +353,7 @@ impl DriftDetector for PsiDetector {
 }
 
 /// Plug-in PSI, the same less its noise, and the standard error, as in the docs of [`PsiDetector`].
-fn estimate(baseline: &[u64], live: &[u64], n: f64, m: f64) -> (f64, f64, f64) {
+pub(crate) fn estimate(baseline: &[u64], live: &[u64], n: f64, m: f64) -> (f64, f64, f64) {
     let occupied = || baseline.iter().zip(live).filter(|(a, b)| **a > 0 || **b > 0);
     let bins = occupied().count() as f64;
     let (mut psi, mut mean_p, mut square_p, mut mean_q, mut square_q) = (0.0, 0.0, 0.0, 0.0, 0.0);

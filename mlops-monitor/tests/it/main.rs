@@ -5,11 +5,13 @@ mod coverage;
 mod golden;
 mod labels;
 mod multiple;
+mod multivariate;
 mod properties;
 #[cfg(feature = "report")]
 mod report;
 mod sequential;
 mod simulation;
 mod streams;
+mod two_sample;
 #[cfg(feature = "alerts")]
 mod watch;
