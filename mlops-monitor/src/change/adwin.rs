@@ -66,6 +66,7 @@ pub struct Adwin {
 
 /// Options of an [`Adwin`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct AdwinBuilder {
     delta: f64,
@@ -74,6 +75,12 @@ pub struct AdwinBuilder {
     min_window: u64,
     grace_period: u64,
     keep_recent: bool,
+}
+
+impl Default for AdwinBuilder {
+    fn default() -> Self {
+        Self { delta: 0.002, clock: 32, max_buckets: 5, min_window: 5, grace_period: 10, keep_recent: false }
+    }
 }
 
 impl AdwinBuilder {
@@ -146,7 +153,7 @@ impl AdwinBuilder {
 impl Adwin {
     /// Options with their defaults; finish with [`AdwinBuilder::build`].
     pub fn builder() -> AdwinBuilder {
-        AdwinBuilder { delta: 0.002, clock: 32, max_buckets: 5, min_window: 5, grace_period: 10, keep_recent: false }
+        AdwinBuilder::default()
     }
 
     /// Rows in the window.
