@@ -20,7 +20,7 @@ use crate::Result;
 /// [`changed_at`](ChangeDetector::changed_at) is the row after the cut.
 ///
 /// # Agreement
-/// States equal those of `river.drift.binary.HDDM_A` 0.26: [`Direction::Both`] is its two-sided test, and any value in
+/// States equal those of `river.drift.binary.HDDMA` 0.26: [`Direction::Both`] is its two-sided test, and any value in
 /// [0, 1] is accepted. Direction `Down` is ours.
 ///
 /// # Source

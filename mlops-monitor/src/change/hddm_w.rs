@@ -22,7 +22,7 @@ use crate::{Error, Result};
 /// weighted mean of the window.
 ///
 /// # Agreement
-/// States equal those of `river.drift.binary.HDDM_W` 0.26: [`Direction::Both`] is its two-sided test, and any value in
+/// States equal those of `river.drift.binary.HDDMW` 0.26: [`Direction::Both`] is its two-sided test, and any value in
 /// [0, 1] is accepted. Direction `Down` is ours.
 ///
 /// # Source

@@ -85,7 +85,7 @@ impl InControl {
     pub(super) fn new(given: Option<(f64, f64)>, wanted: u64) -> Result<Self> {
         match given {
             Some((mean, deviation)) => {
-                if !(mean.abs() <= 1e100) {
+                if mean.is_nan() || mean.abs() > 1e100 {
                     return Err(Error::invalid("in_control", format!("mean must be within ±1e100, got {mean}")));
                 }
                 if !(deviation > 0.0 && deviation <= 1e100) {

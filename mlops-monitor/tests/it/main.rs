@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 #![allow(clippy::unwrap_used)]
 
+mod change;
 mod golden;
 mod labels;
 mod properties;
