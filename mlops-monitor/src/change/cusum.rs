@@ -15,11 +15,11 @@ use crate::{Error, Result};
 /// ```
 /// `slack` and `threshold` are in standard deviations; a slack of half the shift that matters finds that shift
 /// soonest. With the defaults and independent normal rows the mean run between false alarms is 465 rows, and a shift
-/// by one deviation is found after 10.4 rows in the mean; a threshold of 8 gives about 2.5e5 and 16 rows.
+/// by one deviation is found after 10.4 rows in the mean; a threshold of 8 gives 9,200 and 16 rows.
 ///
 /// The mean and deviation in control are [given](CusumBuilder::in_control), or learnt from the first
-/// [`baseline_rows`](CusumBuilder::baseline_rows) of each window; no test is made on those. Learnt ones err, which makes
-/// false alarms more frequent: learn from several hundred rows, or raise the threshold.
+/// [`baseline_rows`](CusumBuilder::baseline_rows) of each window; no test is made on those. Learnt ones err, and a window
+/// that they are off in has its false alarm much sooner: learn from several hundred rows.
 ///
 /// [`changed_at`](ChangeDetector::changed_at) is the row after the one at which the sum that gave the alarm was last 0.
 ///

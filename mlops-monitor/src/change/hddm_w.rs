@@ -16,7 +16,9 @@ use crate::{Error, Result};
 /// warning if the same holds with warning_level;           falling means: the same for 1 - x
 /// ```
 /// The rows after the cut have a weighted mean of their own. No distribution is assumed, only independent rows in
-/// [0, 1]. As the latest rows weigh most it finds slow changes that [`HddmA`](super::HddmA) averages away.
+/// [0, 1]. As the latest rows weigh most it finds slow changes that [`HddmA`](super::HddmA) averages away. The levels bound
+/// one comparison, and so few rows have weight that the default ones give a false alarm every 13,000 rows at a steady error
+/// rate of 20 %, every 2,500 at 30 %.
 ///
 /// [`changed_at`](ChangeDetector::changed_at) is the row after the cut; [`estimate`](ChangeDetector::estimate) is the
 /// weighted mean of the window.

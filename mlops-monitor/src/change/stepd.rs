@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// wrong) or 0 (it was right); anything else is an error. Falling error rates are not reported.
 ///
 /// The test is made at every row and not corrected for it; with the defaults a stream without change has an alarm
-/// every thousand rows or so.
+/// every two thousand rows or so.
 ///
 /// [`changed_at`](ChangeDetector::changed_at) is the first row of the warning zone that led to the change, or the first of
 /// the recent rows if there was none.

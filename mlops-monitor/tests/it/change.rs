@@ -423,7 +423,7 @@ fn control_charts_run_as_long_as_the_tables_say() {
     // (Shewhart with all rules) and 370 (the first alone; Champ and Woodall 1987). 4,000 runs give them within
     // 5 standard errors = 8 %.
     let normal =
-        |rng: &mut SplitMix| (-2.0 * (1.0 - rng.uniform()).ln()).sqrt() * (6.283_185_307_179_586 * rng.uniform()).cos();
+        |rng: &mut SplitMix| (-2.0 * (1.0 - rng.uniform()).ln()).sqrt() * (std::f64::consts::TAU * rng.uniform()).cos();
     for (name, mut detector, wanted) in [
         ("cusum", Detector::from(Cusum::builder().in_control(0.0, 1.0).build().unwrap()), 465.0),
         ("shewhart", Shewhart::builder().in_control(0.0, 1.0).build().unwrap().into(), 91.75),
