@@ -24,7 +24,7 @@ use crate::{Error, Result};
 ///
 /// # Agreement
 /// `frouros.STEPD` 0.9 computes the same `T` from accuracies with the sign dropped, so it reports falling error rates too,
-/// and starts at 30 rows; where errors rise the change points are equal.
+/// and starts at 30 rows; where errors rise the first change points are equal.
 ///
 /// # Source
 /// Nishida and Yamauchi (2007), doi:10.1007/978-3-540-75488-6_27, whose options are the defaults.
