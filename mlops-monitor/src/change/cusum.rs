@@ -33,13 +33,11 @@ use crate::{Error, Result};
 /// use mlops_monitor::change::{ChangeDetector, Cusum, State};
 ///
 /// let mut detector = Cusum::builder().in_control(0.5, 0.1).build()?;
-/// let states: Vec<State> = (0..400)
-///     .map(|i| detector.update(if i < 300 { 0.45 + f64::from(i % 2) * 0.1 } else { 0.65 }))
-///     .collect::<Result<_, _>>()?;
-/// assert_eq!(states.iter().position(|s| *s == State::Change), Some(305));
-/// # let mut detector = Cusum::builder().in_control(0.5, 0.1).build()?;
-/// # for i in 0..306 { detector.update(if i < 300 { 0.45 + f64::from(i % 2) * 0.1 } else { 0.65 })?; }
-/// assert_eq!(detector.changed_at(), Some(300));
+/// for i in 0..300 {
+///     assert_eq!(detector.update(0.46 + f64::from(i % 2) * 0.08)?, State::Stable);
+/// }
+/// while detector.update(0.66)? != State::Change {}
+/// assert_eq!((detector.n(), detector.changed_at()), (305, Some(300)));
 /// # Ok::<(), mlops_monitor::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -36,8 +36,9 @@ use crate::{Error, Result};
 /// for i in 0..300 {
 ///     assert_eq!(detector.update(0.45 + f64::from(i % 2) * 0.1)?, State::Stable);
 /// }
-/// while detector.update(0.6)? != State::Change {}
-/// assert_eq!((detector.n(), detector.changed_at()), (310, Some(299)));
+/// while detector.update(0.65)? != State::Change {}
+/// assert!((301..310).contains(&detector.n()));
+/// assert!(detector.changed_at().is_some_and(|row| row.abs_diff(300) <= 1));
 /// # Ok::<(), mlops_monitor::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

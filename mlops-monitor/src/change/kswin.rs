@@ -37,12 +37,12 @@ use crate::{Error, Result};
 /// ```
 /// use mlops_monitor::change::{ChangeDetector, Kswin, State};
 ///
-/// let mut detector = Kswin::builder().alpha(1e-4).build()?;
+/// let mut detector = Kswin::builder().alpha(1e-4).window_rows(400).recent_rows(150).build()?;
 /// let change = (0..1_000_u32).find(|i| {
 ///     let swing = if *i < 500 { 0.1 } else { 0.4 };
 ///     detector.update(0.5 + swing * f64::from(*i).sin()).is_ok_and(|state| state == State::Change)
 /// });
-/// assert!(change.is_some_and(|row| (500..540).contains(&row)), "{change:?}");
+/// assert!(change.is_some_and(|row| (500..650).contains(&row)), "{change:?}");
 /// # Ok::<(), mlops_monitor::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
