@@ -66,6 +66,7 @@ pub struct Adwin {
 
 /// Options of an [`Adwin`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct AdwinBuilder {
     delta: f64,
@@ -74,6 +75,12 @@ pub struct AdwinBuilder {
     min_window: u64,
     grace_period: u64,
     keep_recent: bool,
+}
+
+impl Default for AdwinBuilder {
+    fn default() -> Self {
+        Self { delta: 0.002, clock: 32, max_buckets: 5, min_window: 5, grace_period: 10, keep_recent: false }
+    }
 }
 
 impl AdwinBuilder {
@@ -146,7 +153,7 @@ impl AdwinBuilder {
 impl Adwin {
     /// Options with their defaults; finish with [`AdwinBuilder::build`].
     pub fn builder() -> AdwinBuilder {
-        AdwinBuilder { delta: 0.002, clock: 32, max_buckets: 5, min_window: 5, grace_period: 10, keep_recent: false }
+        AdwinBuilder::default()
     }
 
     /// Rows in the window.
@@ -193,7 +200,8 @@ impl Adwin {
     /// Joins the two oldest buckets of a size that has too many into one of the next size.
     fn compress(&mut self) {
         let most = self.options.max_buckets as usize;
-        let mut size = 1.0;
+        // Sizes are powers of two, so that to multiply by an inverse is to divide.
+        let (mut size, mut inverse) = (1.0, 1.0);
         for i in 0.. {
             if self.rows.get(i).is_none_or(|row| row.len() <= most) {
                 break;
@@ -202,13 +210,14 @@ impl Adwin {
             else {
                 break;
             };
-            let off = sum_a / size - sum_b / size;
-            let joined = (sum_a + sum_b, dev_a + dev_b + size * size * off * off / (2.0 * size));
+            let off = sum_a * inverse - sum_b * inverse;
+            let joined = (sum_a + sum_b, dev_a + dev_b + size * size * off * off * (0.5 * inverse));
             if i + 1 == self.rows.len() {
                 self.rows.push(VecDeque::new());
             }
             self.rows[i + 1].push_back(joined);
             size *= 2.0;
+            inverse *= 0.5;
         }
     }
 
@@ -236,6 +245,7 @@ impl Adwin {
         let min_window = self.options.min_window as f64;
         let log_term = (2.0 * width.ln() / self.options.delta).ln();
         let spread = 2.0 * self.variance() * log_term;
+        let square = (2.0 / 3.0 * log_term) * (2.0 / 3.0 * log_term);
         let (mut n0, mut n1) = (0.0, width);
         let (mut sum0, mut sum1) = (0.0, self.total);
         let mut size = 2.0_f64.powi(self.rows.len() as i32 - 1);
@@ -248,6 +258,16 @@ impl Adwin {
                 sum0 += sum;
                 sum1 -= sum;
                 if n0 < min_window || n1 < min_window {
+                    continue;
+                }
+                // Most splits are far from their bound: the sum of the squares of its terms is below its square, and times
+                // all denominators needs no root and no division. What rounding may hide is allowed for.
+                let (a, b) = (n0 - min_window + 1.0, n1 - min_window + 1.0);
+                let (left, right) = (sum0 * n1, sum1 * n0);
+                let most_gap = (left - right).abs() + 1e-12 * (left.abs() + right.abs());
+                let (ab, rows, both) = (a * b, n0 * n1, a + b);
+                let (gap, scale) = (most_gap * ab, rows * rows);
+                if gap * gap < (1.0 - 1e-9) * scale * both * (spread * ab + square * both) {
                     continue;
                 }
                 let inverse_h = 1.0 / (n0 - min_window + 1.0) + 1.0 / (n1 - min_window + 1.0);

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ChangeDetector, State, check_option};
-use crate::{Error, Result};
+use super::{ChangeDetector, State, check_option, check_wrong};
+use crate::Result;
 
 /// DDM: an error rate that has risen a number of standard deviations above its best.
 ///
@@ -60,11 +60,18 @@ pub struct Ddm {
 
 /// Options of a [`Ddm`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct DdmBuilder {
     min_rows: u64,
     warning_at: f64,
     change_at: f64,
+}
+
+impl Default for DdmBuilder {
+    fn default() -> Self {
+        Self { min_rows: 30, warning_at: 2.0, change_at: 3.0 }
+    }
 }
 
 impl DdmBuilder {
@@ -89,7 +96,7 @@ impl DdmBuilder {
     /// Makes the detector.
     ///
     /// # Errors
-    /// [`Error::InvalidInput`] naming the first option out of range.
+    /// [`Error::InvalidInput`](crate::Error::InvalidInput) naming the first option out of range.
     pub fn build(self) -> Result<Ddm> {
         check_option("warning_at", self.warning_at)?;
         check_option("change_at", self.change_at)?;
@@ -109,7 +116,7 @@ impl DdmBuilder {
 impl Ddm {
     /// Options with their defaults; finish with [`DdmBuilder::build`].
     pub fn builder() -> DdmBuilder {
-        DdmBuilder { min_rows: 30, warning_at: 2.0, change_at: 3.0 }
+        DdmBuilder::default()
     }
 
     fn empty_window(&mut self) {
@@ -126,9 +133,7 @@ impl ChangeDetector for Ddm {
     }
 
     fn update(&mut self, x: f64) -> Result<State> {
-        if x != 0.0 && x != 1.0 {
-            return Err(Error::invalid("x", format!("must be 0 (right) or 1 (wrong), got {x}")));
-        }
+        check_wrong(x)?;
         if self.state == State::Change {
             self.empty_window();
         }

@@ -66,6 +66,7 @@ pub enum Direction {
 
 /// Options of a [`PageHinkley`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct PageHinkleyBuilder {
     min_rows: u64,
@@ -73,6 +74,12 @@ pub struct PageHinkleyBuilder {
     threshold: f64,
     alpha: f64,
     direction: Direction,
+}
+
+impl Default for PageHinkleyBuilder {
+    fn default() -> Self {
+        Self { min_rows: 30, delta: 0.005, threshold: 50.0, alpha: 1.0 - 0.0001, direction: Direction::Both }
+    }
 }
 
 impl PageHinkleyBuilder {
@@ -134,13 +141,7 @@ impl PageHinkleyBuilder {
 impl PageHinkley {
     /// Options with their defaults; finish with [`PageHinkleyBuilder::build`].
     pub fn builder() -> PageHinkleyBuilder {
-        PageHinkleyBuilder {
-            min_rows: 30,
-            delta: 0.005,
-            threshold: 50.0,
-            alpha: 1.0 - 0.0001,
-            direction: Direction::Both,
-        }
+        PageHinkleyBuilder::default()
     }
 
     fn empty_window(&mut self) {

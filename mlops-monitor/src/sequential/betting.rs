@@ -6,10 +6,10 @@ use super::EValue;
 use crate::{Error, Result};
 
 /// Number of constant bets that are mixed.
-pub(super) const BETS: usize = 25;
+pub(crate) const BETS: usize = 25;
 
 /// The stakes: shares of the capital risked on a row, `0.99 · 2^(-k/2)` down to `0.99 / 4096`.
-pub(super) const STAKES: [f64; BETS] = {
+pub(crate) const STAKES: [f64; BETS] = {
     let mut stakes = [0.99; BETS];
     let mut k = 1;
     while k < BETS {

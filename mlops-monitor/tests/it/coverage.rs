@@ -39,17 +39,14 @@ const BOUNDED: [(&str, f64, Draw); 6] = [
 const ALPHA: f64 = 0.1;
 
 /// Streams whose running intersection loses the mean: some interval on the way did.
-fn misses<S: ConfidenceSequence>(
+fn misses<S: ConfidenceSequence + Clone>(
     mean: f64,
     draw: Draw,
     streams: u32,
     rows: u32,
     fresh: &S,
     contradicted: fn(&S) -> bool,
-) -> u32
-where
-    S: Clone,
-{
+) -> u32 {
     let missed = (0..streams).filter(|seed| {
         let (mut rng, mut sequence) = (SplitMix(u64::from(*seed)), fresh.clone());
         (0..rows).for_each(|_| sequence.update(draw(&mut rng)).unwrap());
@@ -140,8 +137,9 @@ fn the_stitched_sequence_covers_the_average_of_a_mean_that_wanders() {
 #[test]
 fn quantiles_and_bands_cover_at_all_looks_together() {
     let streams = 200;
+    type Case = (&'static str, Draw, fn(f64) -> f64);
     // A distribution with atoms, and one without whose quantile at p is p.
-    let draws: [(&str, Draw, fn(f64) -> f64); 2] = [
+    let draws: [Case; 2] = [
         ("uniform", |rng| rng.uniform(), |p| p),
         ("tied", |rng| (rng.uniform() * 4.0).floor(), |p| (p * 4.0).ceil() - 1.0),
     ];

@@ -1,6 +1,7 @@
 //! Integration tests, one binary.
 #![allow(clippy::unwrap_used)]
 
+mod change;
 mod coverage;
 mod golden;
 mod labels;
