@@ -66,6 +66,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use asymptotic::asymptotic_radius;
 pub use asymptotic::{AsymptoticCs, AsymptoticCsBuilder};
 pub use betting::BettingTest;
+pub(crate) use betting::{BETS, STAKES};
 pub use boundary::poly_stitched;
 pub use difference::{Arm, DifferenceCs};
 pub use evalue::EValue;
