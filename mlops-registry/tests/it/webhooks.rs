@@ -143,7 +143,7 @@ async fn everything_is_told_in_order_in_mlflow_s_words_and_signed() {
     let new = NewWebhook::new("ci", format!("{url}?token=1"), WebhookEvent::all()).secret(secret.clone());
     let id = registry.create_webhook(&root(), new).await.unwrap().id;
     versions(&registry, &store, 1).await;
-    registry.edit_version(&ana, "m", 1, VersionEdit::new().tag("k", "v\u{e9}").description("d")).await.unwrap();
+    registry.edit_version(&ana, "m", 1, VersionEdit::new().set_tag("k", "v\u{e9}").description("d")).await.unwrap();
     registry.edit_version(&ana, "m", 1, VersionEdit::new().remove_tag("k")).await.unwrap();
     let asked = registry.request_promotion(&ana, NewPromotion::new("m", 1, "champion").reason("r")).await.unwrap();
     registry.approve(&rob, asked.id, "good").await.unwrap();
