@@ -23,7 +23,8 @@ pub(crate) struct Plan {
     pub(crate) limit: usize,
     /// The keys of the last thing of the page before.
     pub(crate) after: Option<Position>,
-    query: String,
+    /// The digest of what decides what is found.
+    pub(crate) query: String,
 }
 
 /// The keys of a thing within an order.
