@@ -1,6 +1,6 @@
 //! `runs/…` and `metrics/…`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mlops_core::{Clock as _, Error as CoreError, ExperimentId, Permission, Principal, Resource, RunId, SystemClock};
 use serde_json::{Value, json};
@@ -13,7 +13,8 @@ use super::{MlflowClient, callers_only, unsupported};
 use crate::mlflow::wire;
 use crate::search::{Entity, Page, Search, check_limit, read_token, write_token};
 use crate::{
-    Error, LogBatch, Metric, NewRun, Result, Run, RunEdit, RunInput, RunModel, RunModelRole, RunStatus, check,
+    Error, LogBatch, LoggedModelId, Metric, NewRun, Result, Run, RunEdit, RunInput, RunModel, RunModelRole, RunStatus,
+    check,
 };
 
 const WHAT: &str = "run";
@@ -132,6 +133,11 @@ impl MlflowClient {
         check::batch(&batch)?;
         callers_only(batch.tags.keys())?;
         self.may_log(who, run).await?;
+        // The server would take one that is not there for a failure of its own.
+        let models: BTreeSet<LoggedModelId> = batch.metrics.iter().filter_map(|metric| metric.model).collect();
+        for model in models {
+            self.read_logged(model).await?;
+        }
         for body in split(&batch) {
             // Equal points, params and tags again change nothing.
             match self.tell_run(who, run, "log to", "runs/log-batch", body).await {
