@@ -82,11 +82,11 @@ registry_tests() { # flags...
     MLOPS_TEST_POSTGRES="$postgres" cargo test --locked -p mlops-registry --features postgres --test it -- "$@"
 }
 MLOPS_TEST_CALLS=1000 MLOPS_TEST_KILLS=300 registry_tests --include-ignored --skip figures --skip crashes_of_the_server
-step "the MLflow client against mlflow server and ours"
+step "the MLflow client against mlflow server and ours, and our client against mlflow server"
 cargo build --locked --release --quiet --bin registry_server
 python3 -m venv "$work/mlflow"
 "$work/mlflow/bin/pip" install --quiet --disable-pip-version-check -r ci/requirements-mlflow.txt
-ci/mlflow.sh "$work/mlflow/bin/python" "$target/release/registry_server" "$work/mlflow-data" "$postgres"
+MLOPS_TEST_CLIENT=1 ci/mlflow.sh "$work/mlflow/bin/python" "$target/release/registry_server" "$work/mlflow-data" "$postgres"
 
 step "crashes of a PostgreSQL server"
 ci/postgres.sh stop "$database/server"

@@ -7,6 +7,7 @@ mod check;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
+mod copy;
 mod error;
 mod limit;
 #[cfg(any(feature = "mlflow-server", feature = "mlflow-client"))]
@@ -20,6 +21,7 @@ pub mod sql;
 pub mod tracking;
 
 pub use self::card::ModelCard;
+pub use self::copy::copy_version;
 pub use self::error::{Error, Result};
 pub use self::limit::Limit;
 pub use self::registry::{

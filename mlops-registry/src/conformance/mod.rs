@@ -123,8 +123,8 @@ macro_rules! model_registry_conformance {
     };
 }
 
-/// Tests of what of [`ModelRegistry`](crate::ModelRegistry)'s contract a backend with [`Limit::Governance`](crate::Limit) keeps:
-/// models, versions, aliases and stages, and clear refusals of the rest. As [`model_registry_conformance!`].
+/// Tests of what of [`ModelRegistry`](crate::ModelRegistry)'s contract a backend with [`Limit::Governance`](crate::Limit::Governance) keeps:
+/// models, versions, aliases and stages, and clear refusals of the rest. As [`model_registry_conformance!`](crate::model_registry_conformance).
 #[macro_export]
 macro_rules! ungoverned_model_registry_conformance {
     ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {

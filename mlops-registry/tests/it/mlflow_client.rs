@@ -319,3 +319,41 @@ async fn a_version_of_another_tool_is_a_package() {
     let resolved = empty.resolve(&ModelRef::alias("m", "champion")).await.unwrap();
     assert_eq!(empty.package(&resolved).await.unwrap().file("weights").unwrap(), "1");
 }
+
+/// A copy has the bytes, says where it came from, and is made once; what is damaged is not copied.
+#[tokio::test]
+async fn versions_are_copied_between_registries() {
+    let ((development, here), (production, there)) = (crate::in_memory().await, crate::in_memory().await);
+    let package = model_registry::package(&here, "1").await;
+    development.create_model(&ana(), NewModel::new("m").description("prices")).await.unwrap();
+    let new = NewVersion::new("m", package).description("first").tag("k", "v");
+    development.create_version(&ana(), new).await.unwrap();
+    for _ in 0..2 {
+        let copy = copy_version(&ana(), (&development, &here), "m", 1, (&production, &there), "n").await.unwrap();
+        assert_eq!((copy.version, copy.package, copy.description.as_str()), (1, package, "first"));
+        let tags = ["k", "copied_from", "copied_from_author"].map(|key| copy.tags[key].as_str());
+        assert_eq!(tags, ["v", "models:/m/1", "ana"]);
+    }
+    assert_eq!(production.model("n").await.unwrap().description, "prices");
+    let (original, copied) =
+        (Package::load(&here, &package).await.unwrap(), Package::load(&there, &package).await.unwrap());
+    assert_eq!(original.signature().unwrap(), copied.signature().unwrap());
+    assert_eq!(copied.file("weights").unwrap(), "1");
+    // From an MLflow server, too.
+    let (client, store, _served) = to_ours().await;
+    client.create_model(&ana(), NewModel::new("far")).await.unwrap();
+    let other = model_registry::package(&store, "2").await;
+    client.create_version(&ana(), NewVersion::new("far", other)).await.unwrap();
+    let copy = copy_version(&ana(), (&client, &store), "far", 1, (&production, &there), "n").await.unwrap();
+    assert_eq!((copy.version, copy.package), (2, other));
+    let back = copy_version(&ana(), (&production, &there), "n", 1, (&client, &store), "far").await.unwrap();
+    assert_eq!((back.version, back.package), (2, package));
+    // A package with a damaged file stays where it is.
+    let third = model_registry::package(&here, "3").await;
+    development.create_version(&ana(), NewVersion::new("m", third)).await.unwrap();
+    let key = mlops_core::store::artifact_key(&mlops_core::Digest::of(b"3"));
+    here.put(&key, "X".into()).await.unwrap();
+    let error = copy_version(&ana(), (&development, &here), "m", 2, (&production, &there), "n").await.unwrap_err();
+    assert!(matches!(error, Error::Core(CoreError::Corrupt { .. })), "{error}");
+    assert_eq!(production.model("n").await.unwrap().latest, 2);
+}
