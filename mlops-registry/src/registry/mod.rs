@@ -71,7 +71,7 @@ use crate::{Limit, Result};
 #[async_trait]
 pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
     /// What of this contract it does not do, where the system behind it cannot; empty for a database of this crate.
-    fn limits(&self) -> &'static [Limit];
+    fn registry_limits(&self) -> &'static [Limit];
 
     /// Registers a model. Needs [`Permission::Register`](mlops_core::Permission::Register).
     async fn create_model(&self, who: &Principal, new: NewModel) -> Result<Model>;
@@ -248,8 +248,8 @@ pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)] // a forgotten forward would use a default in silence
 impl<R: ModelRegistry + ?Sized> ModelRegistry for Arc<R> {
-    fn limits(&self) -> &'static [Limit] {
-        (**self).limits()
+    fn registry_limits(&self) -> &'static [Limit] {
+        (**self).registry_limits()
     }
 
     async fn create_model(&self, who: &Principal, new: NewModel) -> Result<Model> {

@@ -18,7 +18,7 @@ use crate::{Limit, Result};
 
 #[async_trait]
 impl ModelRegistry for SqlRegistry {
-    fn limits(&self) -> &'static [Limit] {
+    fn registry_limits(&self) -> &'static [Limit] {
         &[]
     }
 

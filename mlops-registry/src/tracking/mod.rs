@@ -62,7 +62,7 @@ use crate::{Limit, Result};
 #[async_trait]
 pub trait TrackingStore: Debug + Display + Send + Sync + 'static {
     /// What of this contract it does not do, where the system behind it cannot; empty for a database of this crate.
-    fn limits(&self) -> &'static [Limit];
+    fn tracking_limits(&self) -> &'static [Limit];
 
     /// Creates an experiment.
     async fn create_experiment(&self, who: &Principal, new: NewExperiment) -> Result<Experiment>;
@@ -216,8 +216,8 @@ macro_rules! forward {
         #[async_trait]
         #[deny(clippy::missing_trait_methods)] // a forgotten forward would use a default in silence
         impl<S: TrackingStore + ?Sized> TrackingStore for Arc<S> {
-            fn limits(&self) -> &'static [Limit] {
-                (**self).limits()
+            fn tracking_limits(&self) -> &'static [Limit] {
+                (**self).tracking_limits()
             }
 
             $(

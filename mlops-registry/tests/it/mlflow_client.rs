@@ -19,7 +19,8 @@ use mlops_registry::mlflow::client::{MlflowClient, MlflowClientBuilder};
 use mlops_registry::mlflow::server::MlflowServer;
 use mlops_registry::{
     ArtifactOwner, Error, Limit, LogBatch, ModelRegistry as _, NewExperiment, NewModel, NewPromotion, NewRun,
-    NewVersion, SqlRegistry, TrackingStore as _, tracking_store_conformance, ungoverned_model_registry_conformance,
+    NewVersion, SqlRegistry, TrackingStore as _, copy_version, tracking_store_conformance,
+    ungoverned_model_registry_conformance,
 };
 use tokio::task::JoinHandle;
 
@@ -293,7 +294,7 @@ async fn tags_of_the_client_are_its_own() {
     ] {
         assert!(error.to_string().contains("are this client's own"), "{error}");
     }
-    assert_eq!(client.limits(), Limit::ALL);
+    assert_eq!(client.registry_limits(), Limit::ALL);
 }
 
 /// What was registered on the other side, by another tool, is a package here: the same bytes under the same digest.

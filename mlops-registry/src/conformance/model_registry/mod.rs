@@ -37,7 +37,7 @@ fn root() -> Principal {
 }
 
 fn lacks(registry: &dyn ModelRegistry, limit: Limit) -> bool {
-    registry.limits().contains(&limit)
+    registry.registry_limits().contains(&limit)
 }
 
 /// A package that differs by its seed.

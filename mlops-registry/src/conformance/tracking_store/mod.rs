@@ -50,7 +50,7 @@ pub const ARTIFACTS: &[&[u8]] = &[
 ];
 
 fn lacks(store: &dyn TrackingStore, limit: Limit) -> bool {
-    store.limits().contains(&limit)
+    store.tracking_limits().contains(&limit)
 }
 
 /// What a run left: where the backend does not tell with the run, it is asked.

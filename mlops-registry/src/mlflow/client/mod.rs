@@ -4,20 +4,21 @@
 //! ```
 //! use mlops_core::store::MemoryStore;
 //! use mlops_registry::mlflow::client::MlflowClient;
-//! use mlops_registry::{Limit, TrackingStore as _};
+//! use mlops_registry::{Limit, ModelRegistry as _};
 //!
 //! let mlflow = MlflowClient::builder("http://127.0.0.1:5000")
 //!     .bearer_token("secret")
 //!     .artifacts(MemoryStore::default()) // or a directory: where packages and artifacts pass through
 //!     .build()?;
 //! assert!(!format!("{mlflow:?}").contains("secret"));
-//! assert!(mlflow.limits().contains(&Limit::Governance));
+//! assert!(mlflow.registry_limits().contains(&Limit::Governance));
 //! // let experiment = mlflow.create_experiment(&who, NewExperiment::new("prices")).await?; …
 //! # Ok::<(), mlops_registry::Error>(())
 //! ```
 //!
 //! # Rules
-//! - **What MLflow cannot do** is in [`limits`](crate::TrackingStore::limits), and refused as
+//! - **What MLflow cannot do** is in [`tracking_limits`](crate::TrackingStore::tracking_limits) and
+//!   [`registry_limits`](crate::ModelRegistry::registry_limits), and refused as
 //!   [`Error::Unsupported`](crate::Error::Unsupported) with what to do instead: nothing is dropped in silence. A call that
 //!   says several things is several calls there, and may be kept in part: repeat it.
 //! - **Compare-and-swap** there is none. A move of an alias or stage reads, then writes: of two at the same time the last one

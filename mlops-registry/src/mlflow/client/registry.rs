@@ -30,7 +30,7 @@ fn at_once<T>(operation: &str) -> Result<T> {
 
 #[async_trait]
 impl ModelRegistry for MlflowClient {
-    fn limits(&self) -> &'static [Limit] {
+    fn registry_limits(&self) -> &'static [Limit] {
         LIMITS
     }
 

@@ -14,7 +14,7 @@ use crate::{Limit, Result};
 
 #[async_trait]
 impl TrackingStore for MlflowClient {
-    fn limits(&self) -> &'static [Limit] {
+    fn tracking_limits(&self) -> &'static [Limit] {
         LIMITS
     }
 

@@ -18,7 +18,7 @@ use crate::{Limit, Result};
 
 #[async_trait]
 impl TrackingStore for SqlRegistry {
-    fn limits(&self) -> &'static [Limit] {
+    fn tracking_limits(&self) -> &'static [Limit] {
         &[]
     }
 
