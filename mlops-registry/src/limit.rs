@@ -31,7 +31,7 @@ limits! {
     /// The infinities come back as the greatest finite numbers, and NaN counts as 0 where the latest point is chosen.
     MetricExtremes = "metric_extremes",
     /// A metric's history does not say of which model and on which dataset a point was measured; pages of it go by time
-    /// before step.
+    /// before step. A point that was logged of a model may be refused at a second time.
     MetricOrigin = "metric_origin",
     /// A run reads a dataset for one purpose: another context of the same dataset is refused.
     InputContexts = "input_contexts",
@@ -49,7 +49,8 @@ limits! {
     /// Pages go by place, so that what is added or removed meanwhile is missed or seen twice.
     StablePages = "stable_pages",
     /// Filters by NaN, by an infinity, by text with both kinds of quotes, of registered models and versions by a tag that
-    /// is not there, of logged models by their status, and orders by params or tags of logged models are refused.
+    /// is not there, of logged models by their status, and orders by params or tags of logged models are refused. Which models a search on some datasets finds is the
+    /// system's to say.
     Filters = "filters",
     /// A call that says more than one thing is made of several, and may be kept in part.
     Atomic = "atomic",

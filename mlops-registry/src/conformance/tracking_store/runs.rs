@@ -9,7 +9,11 @@ use crate::{
 /// An experiment is the same by its name and by its id.
 pub async fn experiments_are_found_by_id(store: &dyn TrackingStore) {
     let new = NewExperiment::new("e").artifact_location("s3://bucket/e");
-    let e = store.create_experiment(&ana(), new.clone()).await.unwrap();
+    let e = match store.create_experiment(&ana(), new.clone()).await {
+        // Where places are the system's own, it may take none.
+        Err(Error::Core(CoreError::InvalidInput { .. })) if lacks(store, Limit::OwnUris) => return,
+        made => made.unwrap(),
+    };
     assert_eq!((e.artifacts(), e.updated_at), ("s3://bucket/e".to_owned(), e.created_at), "{store}");
     assert_eq!(store.experiment_by_id(e.id).await.unwrap(), e, "{store}");
     let error = store.create_experiment(&ana(), NewExperiment::new("e")).await.unwrap_err();

@@ -306,7 +306,8 @@ pub async fn logged_models_are_searched(store: &dyn TrackingStore) {
                 continue;
             }
             // A model of no type has the empty one.
-            if search.filter.contains("model_type != ") || search.order_by == ["model_type"] {
+            let typeless = search.filter.contains("model_type != ") || search.order_by == ["model_type"];
+            if typeless || !search.datasets.is_empty() {
                 continue;
             }
         }

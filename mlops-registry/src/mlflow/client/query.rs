@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::messages::experiment_id;
 use super::unsupported;
 use crate::mlflow::wire;
-use crate::search::{Comparison, Entity, Field, Filter, Order, Plan, Test, read_token, write_token};
+use crate::search::{Clause, Comparison, Entity, Field, Filter, Order, Plan, Test, read_token, write_token};
 use crate::{Result, Search};
 
 /// A search as MLflow takes it.
@@ -137,8 +137,6 @@ fn id(field: &Field, value: &str) -> String {
             value.parse::<RunId>().map_or_else(|_| value.to_owned(), |id| wire::hex(id.as_uuid()))
         }
         Field::Attribute("experiment_id") => value.parse().map_or_else(|_| value.to_owned(), experiment_id),
-        // Longer ones are kept in a tag, where no filter looks.
-        Field::Dataset("digest") => value.chars().take(wire::DIGEST).collect(),
         _ => value.to_owned(),
     }
 }
@@ -163,6 +161,10 @@ fn number(field: &Field, comparison: Comparison, number: f64) -> Result<String> 
     }
 }
 
+fn unequal(clause: &Clause) -> crate::Error {
+    unsupported(format!("search by {clause}: it keeps 36 characters of a digest"), "search for one digest, by =")
+}
+
 fn filter(entity: Entity, filter: &Filter) -> Result<String> {
     let mut clauses = Vec::new();
     for clause in &filter.clauses {
@@ -173,7 +175,14 @@ fn filter(entity: Entity, filter: &Filter) -> Result<String> {
                 "look at `LoggedModel::status` of what is found",
             ));
         }
+        let long = |value: &String| *on == Field::Dataset("digest") && value.chars().count() > wire::DIGEST;
         let test = match &clause.test {
+            // MLflow has the beginning of ours, a server of this crate all of it.
+            Test::Is(value) if long(value) => {
+                format!("LIKE {}", text(&value.chars().take(wire::DIGEST).chain(['%']).collect::<String>())?)
+            }
+            Test::IsNot(value) if long(value) => return Err(unequal(clause)),
+            Test::In { values, .. } if values.iter().any(long) => return Err(unequal(clause)),
             Test::Number(comparison, value) => number(on, *comparison, *value)?,
             Test::Is(value) => format!("= {}", text(&id(on, value))?),
             Test::IsNot(value) => format!("!= {}", text(&id(on, value))?),
@@ -225,7 +234,7 @@ mod tests {
         }
         let long = "0".repeat(64);
         let cut = rendered(Entity::Runs, &format!("datasets.digest = '{long}'")).unwrap();
-        assert_eq!(cut, format!("datasets.digest = '{}'", &long[..36]));
+        assert_eq!(cut, format!("datasets.digest LIKE '{}%'", &long[..36]));
     }
 
     #[test]
