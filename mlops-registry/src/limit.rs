@@ -31,7 +31,8 @@ limits! {
     /// The infinities come back as the greatest finite numbers, and NaN counts as 0 where the latest point is chosen.
     MetricExtremes = "metric_extremes",
     /// A metric's history does not say of which model and on which dataset a point was measured; pages of it go by time
-    /// before step. A point that was logged of a model may be refused at a second time.
+    /// before step. Of a logged model, a run
+    /// tells one point of each step and time: another, or the same again, is refused.
     MetricOrigin = "metric_origin",
     /// A run reads a dataset for one purpose: another context of the same dataset is refused.
     InputContexts = "input_contexts",

@@ -89,14 +89,15 @@ pub async fn logged_models_keep_what_runs_measured(store: &dyn TrackingStore) {
     let batch = LogBatch::new()
         .point(point(0.5, 2).on(test.clone()))
         .point(point(0.4, 1).on(test.clone()))
-        .point(point(f64::NAN, 1).on(eval.clone()))
+        .point(Metric::new("acc", f64::NAN, 1, at(7)).of(one).on(eval.clone()))
         .point(point(0.3, 0))
         .point(Metric::new("acc", 0.9, 9, at(9)).of(other))
         .metric("acc", 0.1, 10, at(10));
     for _ in 0..if lacks(store, Limit::MetricOrigin) { 1 } else { 2 } {
         store.log_batch(&ana(), first, batch.clone()).await.unwrap();
     }
-    store.log_batch(&ana(), first, LogBatch::new().point(point(0.45, 1).on(test.clone()))).await.unwrap();
+    let older = Metric::new("acc", 0.45, 1, at(8)).of(one).on(test.clone());
+    store.log_batch(&ana(), first, LogBatch::new().point(older)).await.unwrap();
     store.log_batch(&ana(), second, LogBatch::new().point(point(0.6, 3).on(test.clone()))).await.unwrap();
     let found = store.logged_model(one).await.unwrap();
     let shown = |m: &crate::ModelMetric| {
