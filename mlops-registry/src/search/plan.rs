@@ -1,8 +1,10 @@
 //! A search that was read and checked, and where its next page begins.
 
 use mlops_core::{Digest, Error as CoreError};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use serde::Deserialize;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::{DatasetFilter, Page, Value, View};
