@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The Python MLflow client against `mlflow server` and against ours, on SQLite and on PostgreSQL: it must see the same, but
 # for what `mlflow_client.py` allows with a reason. `mlflow.sh PYTHON BINARY DIR [POSTGRES_URL]`; PYTHON has
-# requirements-mlflow.txt installed. Starts its servers on loopback and stops them.
+# requirements-mlflow.txt installed. Starts its servers on loopback and stops them. With MLOPS_TEST_CLIENT, the
+# program of the registry's tests, also the conformance suites of our client against `mlflow server`.
 set -euo pipefail
 python=$1
 binary=$2
@@ -46,6 +47,16 @@ client() { # url, name
 }
 client "http://127.0.0.1:$port" theirs
 stop
+
+# Our client on theirs: each case in a workspace of its own.
+if [ -n "${MLOPS_TEST_CLIENT:-}" ]; then
+    "$(dirname "$python")/mlflow" server --workers 2 --enable-workspaces --host 127.0.0.1 --port "$port" \
+        --backend-store-uri "sqlite:///$work/ours.db" --artifacts-destination "$work/ours" > "$work/ours.log" 2>&1 &
+    running+=($!)
+    answers "http://127.0.0.1:$port"
+    MLOPS_TEST_MLFLOW="http://127.0.0.1:$port" "$MLOPS_TEST_CLIENT" on_mlflow --ignored --test-threads 2
+    stop
+fi
 
 ours() { # name, flags...
     "$binary" --listen 127.0.0.1:0 --webhook-network 127.0.0.0/8 --data "$work/$1" "${@:2}" > "$work/$1.out" 2> "$work/$1.err" &

@@ -22,6 +22,7 @@ pub(crate) const PATH: usize = 1_000;
 pub(crate) const SCHEMA: usize = 1 << 20;
 /// Most metrics, params and tags in one batch.
 pub(crate) const BATCH: (usize, usize, usize) = (10_000, 1_000, 1_000);
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 /// Most rows that a paged call returns.
 pub(crate) const PAGE: usize = 1_000;
 /// Most findings in a request's evidence, and most bytes as JSON.
@@ -178,6 +179,7 @@ pub(crate) fn schema(name: &str) -> Result<()> {
     Ok(())
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 /// The id of a node in the lineage graph, or the name of a fact about it: two of them fit into an index entry of
 /// PostgreSQL.
 pub(crate) fn key(what: &str, text: &str) -> Result<()> {
@@ -189,6 +191,7 @@ pub(crate) fn key(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 /// The size of a page.
 pub(crate) fn page(limit: usize) -> Result<i64> {
     if (1..=PAGE).contains(&limit) {

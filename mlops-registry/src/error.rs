@@ -97,6 +97,16 @@ pub enum Error {
         /// How it ended.
         state: PromotionState,
     },
+    /// The system behind the backend cannot do it: see [`Limit`](crate::Limit).
+    #[error("{backend} cannot {operation}: {remedy}")]
+    Unsupported {
+        /// The system: `MLflow server`.
+        backend: &'static str,
+        /// What was asked for.
+        operation: String,
+        /// What to do instead.
+        remedy: &'static str,
+    },
     /// A parameter of a run or a logged model keeps its first value.
     #[error("param {key:?} of {of} is {old:?} and may not become {new:?}; log it under another key")]
     ParamChanged {

@@ -2,15 +2,17 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod card;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mlflow-client"))]
 mod check;
 #[cfg(feature = "testing")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
 pub mod conformance;
+mod copy;
 mod edit;
 mod error;
-#[cfg(feature = "mlflow-server")]
-#[cfg_attr(docsrs, doc(cfg(feature = "mlflow-server")))]
+mod limit;
+#[cfg(any(feature = "mlflow-server", feature = "mlflow-client"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "mlflow-server", feature = "mlflow-client"))))]
 pub mod mlflow;
 pub mod registry;
 pub mod search;
@@ -23,7 +25,9 @@ pub mod tracking;
 pub mod webhooks;
 
 pub use self::card::ModelCard;
+pub use self::copy::copy_version;
 pub use self::error::{Error, Result};
+pub use self::limit::Limit;
 pub use self::registry::{
     Alias, AliasPolicy, Approval, Decision, Event, EventKind, EvidenceRule, Hold, Model, ModelEdit, ModelRegistry,
     ModelVersion, NewModel, NewPromotion, NewStageMove, NewVersion, Promotion, PromotionKind, PromotionState, Purged,

@@ -20,16 +20,28 @@
 //! # fn main() {}
 //! ```
 //!
+//! A backend that says by [`Limit`]s what it cannot do is asked for the refusal, or for the lesser thing that the limit names.
+//!
 //! The crate that uses a macro needs `tokio` with its `macros` and `rt` features. A failed check panics, as a test does.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // these functions are tests: panicking is how they report
 
 use mlops_core::{Principal, Role};
+
+use crate::{Error, Limit};
 
 pub mod model_registry;
 pub mod tracking_store;
 
 fn who(name: &str, role: Role) -> Principal {
     Principal::new(name).with_role(role)
+}
+
+/// Checks that what a backend says it cannot do is refused as [`Error::Unsupported`], in words that help.
+fn refused<T: std::fmt::Debug>(limit: Limit, result: crate::Result<T>) {
+    let error = result.unwrap_err();
+    let Error::Unsupported { backend, operation, remedy } = &error else { panic!("{limit}: {error}") };
+    assert!(!backend.is_empty() && !operation.is_empty() && !remedy.is_empty(), "{limit}: {error}");
+    assert!(error.to_string().starts_with(&format!("{backend} cannot {operation}: {remedy}")), "{limit}: {error}");
 }
 
 /// Tests of [`TrackingStore`](crate::TrackingStore)'s contract: `tracking_store_conformance!(name, (store, keep_alive))`.
@@ -108,5 +120,20 @@ macro_rules! model_registry_conformance {
             let (fresh, artifacts, _alive) = $fresh;
             $crate::conformance::model_registry::$case(&fresh, &artifacts).await;
         }
+    };
+}
+
+/// Tests of what of [`ModelRegistry`](crate::ModelRegistry)'s contract a backend with [`Limit::Governance`](crate::Limit::Governance) keeps:
+/// models, versions, aliases and stages, and clear refusals of the rest. As [`model_registry_conformance!`](crate::model_registry_conformance).
+#[macro_export]
+macro_rules! ungoverned_model_registry_conformance {
+    ($(#[$attribute:meta])* $suite:ident, $fresh:expr) => {
+        $crate::model_registry_conformance!(@ [$(#[$attribute])*] $suite, $fresh;
+            models_are_idempotent_by_name, versions_count_from_one, a_repeated_version_is_the_same,
+            a_version_needs_its_package, concurrent_versions_leave_no_gap, models_are_edited, versions_are_edited,
+            a_key_makes_another_version, searches_find_what_fits, an_alias_moves_in_one_call,
+            an_alias_is_removed_with_a_record, versions_change_their_stage, a_new_name_takes_aliases_along,
+            deletions_take_aliases_along, odd_names_are_refused, missing_models_are_not_found,
+            changes_need_their_permission, what_it_lacks_is_refused);
     };
 }

@@ -1,11 +1,40 @@
 //! What both sides of the wire know: error codes, numbers, times and ids as MLflow writes them.
 
+use std::collections::BTreeMap;
+
 use mlops_core::{Timestamp, clock};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::{Metric, RunInput, View};
+
+/// Where the calls are, below the server's address, and where the bytes of artifacts are.
+pub(super) const API: &str = "/api/2.0/mlflow";
+pub(super) const PROXY: &str = "/api/2.0/mlflow-artifacts";
+/// How URIs of artifacts begin that are behind the server.
+pub(super) const PROXIED: &str = "mlflow-artifacts:";
+
+pub(super) const NAME_TAG: &str = "mlflow.runName";
+pub(super) const PARENT_TAG: &str = "mlflow.parentRunId";
+pub(super) const USER_TAG: &str = "mlflow.user";
+pub(super) const CONTEXT_TAG: &str = "mlflow.data.context";
+/// Ours, on a dataset input: the digest in full, where it is longer than [`DIGEST`].
+pub(super) const DIGEST_TAG: &str = "mlops.digest";
+/// Longest digest of a dataset in MLflow, in characters. Ours have 64.
+#[cfg(feature = "mlflow-client")]
+pub(super) const DIGEST: usize = 36;
+
+/// Most metrics, params and tags of a batch, each and together, in MLflow.
+pub(super) const METRICS: usize = 1_000;
+pub(super) const PARAMS: usize = 100;
+pub(super) const TAGS: usize = 100;
+pub(super) const BATCH: usize = 1_000;
+/// Most points of a page of a metric's history.
+pub(super) const HISTORY: usize = 25_000;
+
 /// The error codes of MLflow's answers and the HTTP status of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg(feature = "mlflow-server")]
 pub(super) enum Code {
     InvalidParameterValue,
     ResourceAlreadyExists,
@@ -20,6 +49,7 @@ pub(super) enum Code {
     InternalError,
 }
 
+#[cfg(feature = "mlflow-server")]
 impl Code {
     pub(super) fn as_str(self) -> &'static str {
         match self {
@@ -86,6 +116,68 @@ pub(super) fn read_integer(value: &Value) -> Option<i64> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     }
+}
+
+/// Names and texts as a list of `{key, value}`.
+pub(super) fn pairs(pairs: &BTreeMap<String, String>) -> Value {
+    pairs.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect()
+}
+
+/// How the stages that a search looks at are written.
+pub(super) const VIEWS: [(View, &str); 3] =
+    [(View::Active, "ACTIVE_ONLY"), (View::Deleted, "DELETED_ONLY"), (View::All, "ALL")];
+
+/// A point of a metric, without what it was measured of.
+pub(super) fn metric(metric: &Metric) -> Value {
+    json!({
+        "key": metric.key,
+        "value": number(metric.value),
+        "timestamp": millis(metric.at),
+        "step": metric.step,
+    })
+}
+
+/// The same with the logged model and the dataset.
+pub(super) fn measured(point: &Metric) -> Value {
+    let mut message = metric(point);
+    if let Some(model) = &point.model {
+        message["model_id"] = model.to_string().into();
+    }
+    if let Some(dataset) = &point.dataset {
+        message["dataset_name"] = dataset.name.as_str().into();
+        message["dataset_digest"] = dataset.digest.as_str().into();
+    }
+    message
+}
+
+/// A dataset that a run read: its context is a tag.
+pub(super) fn input(input: &RunInput) -> Value {
+    let mut all: Vec<Value> = Vec::new();
+    if !input.context.is_empty() {
+        all.push(json!({ "key": CONTEXT_TAG, "value": input.context }));
+    }
+    all.extend(input.tags.iter().map(|(key, value)| json!({ "key": key, "value": value })));
+    let mut dataset = json!({
+        "name": input.name,
+        "digest": input.digest,
+        "source_type": input.source_type,
+        "source": input.source,
+    });
+    for (field, text) in [("schema", &input.schema), ("profile", &input.profile)] {
+        if let Some(text) = text {
+            dataset[field] = text.as_str().into();
+        }
+    }
+    json!({ "tags": all, "dataset": dataset })
+}
+
+/// Takes what tags hold of an input out of them: the context, and a digest that was too long for MLflow.
+pub(super) fn read_input_tags(mut tags: BTreeMap<String, String>, digest: &str) -> RunInput {
+    let context = tags.remove(CONTEXT_TAG).unwrap_or_default();
+    let whole = tags.remove(DIGEST_TAG).filter(|whole| whole.starts_with(digest));
+    let mut input = RunInput::new("", whole.unwrap_or_else(|| digest.to_owned()), context);
+    input.tags = tags;
+    input
 }
 
 pub(super) fn millis(at: Timestamp) -> i64 {

@@ -29,8 +29,8 @@ pub use self::promotion::{
     Alias, Approval, Decision, NewPromotion, NewStageMove, Promotion, PromotionKind, PromotionState, Target, Tenure,
 };
 pub use self::stage::StageTable;
-use crate::Result;
 use crate::search::{Page, Search};
+use crate::{Limit, Result};
 
 /// Keeps models, versions, aliases and stages, and lets an alias or a stage move only as its policy says.
 ///
@@ -72,6 +72,9 @@ use crate::search::{Page, Search};
 /// - **Clones** and pointers share one registry. **No hidden runtime:** none is started, none blocked.
 #[async_trait]
 pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
+    /// What of this contract it does not do, where the system behind it cannot; empty for a database of this crate.
+    fn registry_limits(&self) -> &'static [Limit];
+
     /// Registers a model. Needs [`Permission::Register`](mlops_core::Permission::Register).
     async fn create_model(&self, who: &Principal, new: NewModel) -> Result<Model>;
 
@@ -247,6 +250,10 @@ pub trait ModelRegistry: Debug + Display + Send + Sync + 'static {
 #[async_trait]
 #[deny(clippy::missing_trait_methods)] // a forgotten forward would use a default in silence
 impl<R: ModelRegistry + ?Sized> ModelRegistry for Arc<R> {
+    fn registry_limits(&self) -> &'static [Limit] {
+        (**self).registry_limits()
+    }
+
     async fn create_model(&self, who: &Principal, new: NewModel) -> Result<Model> {
         (**self).create_model(who, new).await
     }

@@ -43,7 +43,7 @@
 
 mod page;
 mod parse;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mlflow-client"))]
 mod plan;
 mod value;
 
@@ -52,7 +52,7 @@ use std::fmt::{self, Display};
 use serde::{Deserialize, Serialize};
 
 pub use self::page::{Page, Search};
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mlflow-client"))]
 pub(crate) use self::plan::{Plan, check_limit, read_token, write_token};
 pub use self::value::{Searched, Value};
 

@@ -1,10 +1,14 @@
 //! A search that was read and checked, and where its next page begins.
 
 use mlops_core::{Digest, Error as CoreError};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use serde::Deserialize;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::{DatasetFilter, Entity, Field, Filter, Order, Page, Search, Value, View};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+use super::{DatasetFilter, Page, Value, View};
+use super::{Entity, Field, Filter, Order, Search};
 use crate::Result;
 
 /// Most things that a page may hold.
@@ -18,19 +22,25 @@ pub(crate) struct Plan {
     pub(crate) filter: Filter,
     /// The keys asked for, then the entity's ties: no two things are equal in it.
     pub(crate) order: Vec<Order>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) datasets: Vec<DatasetFilter>,
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) view: View,
     pub(crate) limit: usize,
     /// The keys of the last thing of the page before.
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     pub(crate) after: Option<Position>,
-    query: String,
+    /// The digest of what decides what is found.
+    pub(crate) query: String,
 }
 
 /// The keys of a thing within an order.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Position(pub(crate) Vec<Value>);
 
 /// A key as it is in a token.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Key {
@@ -43,6 +53,7 @@ enum Key {
     Int(i64),
 }
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[derive(Serialize, Deserialize)]
 struct Token {
     query: String,
@@ -108,18 +119,31 @@ impl Plan {
                 order.push(tie);
             }
         }
-        let (datasets, view) = (search.datasets.clone(), search.view);
         let order_datasets: Vec<_> = order.iter().map(|o| (o.to_string(), &o.dataset)).collect();
-        let whole = (entity, filter.to_string(), order_datasets, &datasets, view, scope);
+        let whole = (entity, filter.to_string(), order_datasets, &search.datasets, search.view, scope);
         let mut query = Digest::of_json(&whole)?.to_string();
         query.truncate(16);
-        let mut plan = Self { filter, order, datasets, view, limit: search.limit, after: None, query };
+        let plan = Self {
+            filter,
+            order,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            datasets: search.datasets.clone(),
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            view: search.view,
+            limit: search.limit,
+            #[cfg(any(feature = "sqlite", feature = "postgres"))]
+            after: None,
+            query,
+        };
+        #[cfg(any(feature = "sqlite", feature = "postgres"))]
         if let Some(token) = &search.page_token {
-            plan.after = Some(plan.read(entity, token)?);
+            let after = Some(plan.read(entity, token)?);
+            return Ok(Self { after, ..plan });
         }
         Ok(plan)
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     /// What goes on behind a thing with these keys.
     pub(crate) fn token(&self, position: Position) -> String {
         let keys = position.0.into_iter().map(|value| match value {
@@ -132,6 +156,7 @@ impl Plan {
         write_token(&token)
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     fn read(&self, entity: Entity, token: &str) -> Result<Position> {
         let token: Token = read_token(token)?;
         if token.query != self.query {
@@ -163,6 +188,7 @@ impl Plan {
         Ok(Position(keys.collect::<Option<Vec<_>>>().ok_or_else(damaged)?))
     }
 
+    #[cfg(any(feature = "sqlite", feature = "postgres"))]
     /// Makes the page of what was found: up to one more than the limit was asked for, to see whether there is more.
     pub(crate) fn page<T: super::Searched>(&self, mut found: Vec<T>) -> Page<T> {
         let more = found.len() > self.limit;
@@ -173,7 +199,7 @@ impl Plan {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "sqlite", feature = "postgres")))]
 mod tests {
     use super::*;
 

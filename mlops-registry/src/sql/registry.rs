@@ -9,15 +9,19 @@ use super::SqlRegistry;
 use super::models::find_model;
 use super::requests::Asked;
 use super::versions::find_version;
-use crate::Result;
 use crate::registry::{
     Alias, AliasPolicy, Event, Hold, Model, ModelEdit, ModelRegistry, ModelVersion, NewModel, NewPromotion,
     NewStageMove, NewVersion, Promotion, StageTable, Target, Tenure, VersionEdit,
 };
 use crate::search::{Page, Search};
+use crate::{Limit, Result};
 
 #[async_trait]
 impl ModelRegistry for SqlRegistry {
+    fn registry_limits(&self) -> &'static [Limit] {
+        &[]
+    }
+
     async fn create_model(&self, who: &Principal, new: NewModel) -> Result<Model> {
         self.insert_model(who, new).await
     }

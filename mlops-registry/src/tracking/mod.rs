@@ -26,8 +26,8 @@ pub use self::logged_model::{
 pub use self::logger::{MetricLogger, MetricLoggerBuilder, MetricWriter, Written};
 pub use self::run::{LogBatch, Metric, MetricDataset, NewRun, Run, RunEdit, RunInfo, RunInput, RunStatus};
 pub use self::table::RunTable;
-use crate::Result;
 use crate::search::{Page, Search};
+use crate::{Limit, Result};
 
 /// Keeps experiments, runs and logged models: the minimum a backend provides. Callers also use [`TrackingStoreExt`].
 ///
@@ -61,6 +61,9 @@ use crate::search::{Page, Search};
 /// - **Clones** and pointers share one store. **No hidden runtime:** none is started, none blocked.
 #[async_trait]
 pub trait TrackingStore: Debug + Display + Send + Sync + 'static {
+    /// What of this contract it does not do, where the system behind it cannot; empty for a database of this crate.
+    fn tracking_limits(&self) -> &'static [Limit];
+
     /// Creates an experiment.
     async fn create_experiment(&self, who: &Principal, new: NewExperiment) -> Result<Experiment>;
 
@@ -212,11 +215,17 @@ macro_rules! forward {
     ($(async fn $name:ident(&self $(, $arg:ident: $type:ty)*) -> $result:ty;)+) => {
         #[async_trait]
         #[deny(clippy::missing_trait_methods)] // a forgotten forward would use a default in silence
-        impl<S: TrackingStore + ?Sized> TrackingStore for Arc<S> { $(
+        impl<S: TrackingStore + ?Sized> TrackingStore for Arc<S> {
+            fn tracking_limits(&self) -> &'static [Limit] {
+                (**self).tracking_limits()
+            }
+
+            $(
             async fn $name(&self $(, $arg: $type)*) -> $result {
                 (**self).$name($($arg),*).await
             }
-        )+ }
+            )+
+        }
     };
 }
 

@@ -11,6 +11,7 @@ mod group;
 mod history;
 mod kills;
 mod mlflow;
+mod mlflow_client;
 mod place;
 #[cfg(feature = "postgres")]
 mod postgres;

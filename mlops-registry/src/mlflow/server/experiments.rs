@@ -7,7 +7,7 @@ use super::Server;
 use super::args::Args;
 use super::failure::{Answer, Failure};
 use crate::mlflow::wire;
-use crate::{Error, Experiment, ExperimentEdit, LifecycleStage, NewExperiment, Search, View};
+use crate::{Error, Experiment, ExperimentEdit, NewExperiment, Search, View};
 
 /// What MLflow calls experiment `0`.
 const DEFAULT: &str = "Default";
@@ -16,20 +16,9 @@ pub(super) fn wire_id(name: &str, id: ExperimentId) -> String {
     if name == DEFAULT { "0".to_owned() } else { wire::hex(id.as_uuid()) }
 }
 
-pub(super) fn tags(tags: &std::collections::BTreeMap<String, String>) -> Value {
-    tags.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect()
-}
-
-pub(super) fn stage(stage: LifecycleStage) -> &'static str {
-    match stage {
-        LifecycleStage::Active => "active",
-        LifecycleStage::Deleted => "deleted",
-    }
-}
-
 /// Where the artifacts of an experiment go: through this server, unless the experiment says otherwise.
 pub(super) fn location(experiment: &Experiment) -> String {
-    let here = || format!("mlflow-artifacts:/{}", wire_id(&experiment.name, experiment.id));
+    let here = || format!("{}/{}", wire::PROXIED, wire_id(&experiment.name, experiment.id));
     experiment.artifact_location.clone().unwrap_or_else(here)
 }
 
@@ -38,23 +27,22 @@ fn message(experiment: &Experiment) -> Value {
         "experiment_id": wire_id(&experiment.name, experiment.id),
         "name": experiment.name,
         "artifact_location": location(experiment),
-        "lifecycle_stage": stage(experiment.stage),
+        "lifecycle_stage": experiment.stage.as_str(),
         "creation_time": wire::millis(experiment.created_at),
         "last_update_time": wire::millis(experiment.updated_at),
-        "tags": tags(&experiment.tags),
+        "tags": wire::pairs(&experiment.tags),
     })
 }
 
 /// `view_type` or `run_view_type`.
 pub(super) fn view(args: &Args, field: &str) -> Answer<View> {
-    match args.opt_text(field)? {
-        None | Some("" | "ACTIVE_ONLY") => Ok(View::Active),
-        Some("DELETED_ONLY") => Ok(View::Deleted),
-        Some("ALL") => Ok(View::All),
-        Some(other) => Err(Failure::invalid(format!(
-            "Invalid value {other:?} for parameter '{field}' supplied: expected ACTIVE_ONLY, DELETED_ONLY or ALL"
-        ))),
-    }
+    let Some(given) = args.opt_text(field)?.filter(|given| !given.is_empty()) else { return Ok(View::Active) };
+    let known = wire::VIEWS.into_iter().find(|(_, word)| *word == given);
+    known.map(|(view, _)| view).ok_or_else(|| {
+        Failure::invalid(format!(
+            "Invalid value {given:?} for parameter '{field}' supplied: expected ACTIVE_ONLY, DELETED_ONLY or ALL"
+        ))
+    })
 }
 
 /// The search that a call asks for, with at most `most` results and `usual` where it does not say.

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::args::Args;
-use super::experiments::{location, search, tags, wire_id, with_token};
+use super::experiments::{location, search, wire_id, with_token};
 use super::failure::{Answer, Failure};
 use super::runs::run_id;
-use crate::mlflow::wire;
+use crate::mlflow::wire::{self, pairs};
 use crate::search::DatasetFilter;
 use crate::{LifecycleStage, LoggedModel, LoggedModelEdit, LoggedModelId, LoggedModelStatus, NewLoggedModel};
 
@@ -37,18 +37,9 @@ impl Server {
         let experiment = self.tracking.experiment_by_id(model.experiment).await?;
         let id = wire_id(&experiment.name, experiment.id);
         let metric = |m: &crate::ModelMetric| {
-            let mut one = json!({
-                "key": m.metric.key,
-                "value": wire::number(m.metric.value),
-                "timestamp": wire::millis(m.metric.at),
-                "step": m.metric.step,
-                "model_id": model.id.to_string(),
-                "run_id": wire::hex(m.run.as_uuid()),
-            });
-            if let Some(dataset) = &m.metric.dataset {
-                one["dataset_name"] = dataset.name.as_str().into();
-                one["dataset_digest"] = dataset.digest.as_str().into();
-            }
+            let mut one = wire::measured(&m.metric);
+            one["model_id"] = model.id.to_string().into();
+            one["run_id"] = wire::hex(m.run.as_uuid()).into();
             one
         };
         let mut info = json!({
@@ -60,7 +51,7 @@ impl Server {
             "artifact_uri": self.model_uri(model).await?,
             "status": model.status.as_str(),
             "model_type": model.model_type,
-            "tags": tags(&model.tags),
+            "tags": pairs(&model.tags),
         });
         if let Some(run) = model.source_run {
             info["source_run_id"] = wire::hex(run.as_uuid()).into();
@@ -68,7 +59,7 @@ impl Server {
         Ok(json!({
             "info": info,
             "data": {
-                "params": tags(&model.params),
+                "params": pairs(&model.params),
                 "metrics": model.metrics.iter().map(metric).collect::<Vec<_>>(),
             },
         }))

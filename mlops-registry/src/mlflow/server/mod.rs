@@ -50,7 +50,7 @@ use mlops_core::{ArtifactStore, Authorizer, RoleTable};
 
 use self::args::Args;
 use self::failure::{Answer, Failure};
-use super::wire::Code;
+use super::wire::{self, Code};
 use crate::{ModelRegistry, TrackingStore};
 
 /// Serves MLflow's REST contract over a registry. Clones share it.
@@ -242,8 +242,8 @@ impl MlflowServer {
             .route("/health", get(async || "OK"))
             .route("/version", get(async || env!("CARGO_PKG_VERSION")))
             .route("/api/3.0/mlflow/server-info", get(call!(server_info)))
-            .nest("/api/2.0/mlflow", api)
-            .nest("/api/2.0/mlflow-artifacts", artifacts::router())
+            .nest(wire::API, api)
+            .nest(wire::PROXY, artifacts::router())
             .fallback(async |request: Request| {
                 Failure::new(
                     Code::EndpointNotFound,

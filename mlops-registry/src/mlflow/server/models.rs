@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::Server;
 use super::args::Args;
 use super::artifacts::Place;
-use super::experiments::{search, tags, with_token};
+use super::experiments::{search, with_token};
 use super::failure::{Answer, Failure};
 use super::runs::run_id;
-use crate::mlflow::wire;
+use crate::mlflow::wire::{self, pairs};
 use crate::{
     Artifact, LoggedModelStatus, Model, ModelEdit, ModelVersion, NewModel, NewPromotion, NewStageMove, NewVersion,
     VersionEdit,
@@ -34,7 +34,7 @@ fn version_message(version: &ModelVersion) -> Value {
         "source": source(version),
         "status": "READY",
         "run_link": version.run_link,
-        "tags": tags(&version.tags),
+        "tags": pairs(&version.tags),
         "aliases": version.aliases,
     });
     if let Some(run) = version.run {
@@ -90,7 +90,7 @@ impl Server {
             "user_id": model.author,
             "description": model.description,
             "latest_versions": latest.iter().map(version_message).collect::<Vec<_>>(),
-            "tags": tags(&model.tags),
+            "tags": pairs(&model.tags),
             "aliases": aliases
                 .iter()
                 .map(|alias| json!({ "alias": alias.alias, "version": alias.version.to_string() }))

@@ -7,34 +7,16 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::args::Args;
-use super::experiments::{location, search, stage, tags, view, wire_id, with_token};
+use super::experiments::{location, search, view, wire_id, with_token};
 use super::failure::{Answer, Failure};
-use crate::mlflow::wire;
+use crate::mlflow::wire::{self, BATCH, METRICS, NAME_TAG, PARAMS, PARENT_TAG, TAGS, USER_TAG, pairs};
 use crate::{
     LifecycleStage, LogBatch, LoggedModelId, Metric, MetricDataset, NewRun, Run, RunEdit, RunInput, RunModel,
     RunModelRole, RunStatus,
 };
 
-const NAME_TAG: &str = "mlflow.runName";
-const PARENT_TAG: &str = "mlflow.parentRunId";
-const USER_TAG: &str = "mlflow.user";
-const CONTEXT_TAG: &str = "mlflow.data.context";
-
-/// Most metrics, params and tags of a batch, each and together, in MLflow.
-const BATCH: [(&str, usize); 3] = [("metrics", 1_000), ("params", 100), ("tags", 100)];
-const BATCH_ALL: usize = 1_000;
-
 pub(super) fn run_id(text: &str) -> Answer<RunId> {
     text.parse().map_err(|_| Failure::missing(format!("Run with id={text} not found")))
-}
-
-pub(super) fn metric(metric: &Metric) -> Value {
-    json!({
-        "key": metric.key,
-        "value": wire::number(metric.value),
-        "timestamp": wire::millis(metric.at),
-        "step": metric.step,
-    })
 }
 
 fn read_metric(args: &Args) -> Answer<Metric> {
@@ -59,35 +41,13 @@ fn status(text: &str) -> Answer<RunStatus> {
 fn input(args: &Args) -> Answer<RunInput> {
     let dataset =
         args.object("dataset")?.ok_or_else(|| Failure::invalid("Missing value for required parameter 'dataset'."))?;
-    let mut tags = args.pairs("tags")?;
-    let context = tags.remove(CONTEXT_TAG).unwrap_or_default();
-    let mut input = RunInput::new(dataset.text("name")?, dataset.text("digest")?, context);
-    input.tags = tags;
+    let mut input = wire::read_input_tags(args.pairs("tags")?, dataset.text("digest")?);
+    input.name = dataset.text("name")?.to_owned();
     input.source_type = dataset.opt_text("source_type")?.unwrap_or_default().to_owned();
     input.source = dataset.opt_text("source")?.unwrap_or_default().to_owned();
     input.schema = dataset.opt_text("schema")?.map(str::to_owned);
     input.profile = dataset.opt_text("profile")?.map(str::to_owned);
     Ok(input)
-}
-
-fn input_message(input: &RunInput) -> Value {
-    let mut all: Vec<Value> = Vec::new();
-    if !input.context.is_empty() {
-        all.push(json!({ "key": CONTEXT_TAG, "value": input.context }));
-    }
-    all.extend(input.tags.iter().map(|(key, value)| json!({ "key": key, "value": value })));
-    let mut dataset = json!({
-        "name": input.name,
-        "digest": input.digest,
-        "source_type": input.source_type,
-        "source": input.source,
-    });
-    for (field, text) in [("schema", &input.schema), ("profile", &input.profile)] {
-        if let Some(text) = text {
-            dataset[field] = text.as_str().into();
-        }
-    }
-    json!({ "tags": all, "dataset": dataset })
 }
 
 impl Server {
@@ -147,7 +107,7 @@ impl Server {
             "status": run.info.status.as_str(),
             "start_time": wire::millis(run.info.started_at),
             "artifact_uri": self.run_uri(run).await?,
-            "lifecycle_stage": stage(run.info.stage),
+            "lifecycle_stage": run.info.stage.as_str(),
         });
         if let Some(at) = run.info.ended_at {
             info["end_time"] = wire::millis(at).into();
@@ -176,12 +136,12 @@ impl Server {
         Ok(json!({
             "info": self.info(run).await?,
             "data": {
-                "metrics": run.metrics.values().map(metric).collect::<Vec<_>>(),
-                "params": tags(&run.params),
-                "tags": tags(&all),
+                "metrics": run.metrics.values().map(wire::metric).collect::<Vec<_>>(),
+                "params": pairs(&run.params),
+                "tags": pairs(&all),
             },
             "inputs": {
-                "dataset_inputs": run.inputs.iter().map(input_message).collect::<Vec<_>>(),
+                "dataset_inputs": run.inputs.iter().map(wire::input).collect::<Vec<_>>(),
                 "model_inputs": used(RunModelRole::Input, false),
             },
             "outputs": { "model_outputs": used(RunModelRole::Output, true) },
@@ -275,7 +235,7 @@ impl Server {
 
     pub(super) async fn log_batch(&self, who: &Principal, args: Args) -> Answer {
         let mut all = 0;
-        for (field, most) in BATCH {
+        for (field, most) in [("metrics", METRICS), ("params", PARAMS), ("tags", TAGS)] {
             let count = args.objects(field)?.len();
             all += count;
             if count > most {
@@ -285,9 +245,9 @@ impl Server {
                 )));
             }
         }
-        if all > BATCH_ALL {
+        if all > BATCH {
             return Err(Failure::invalid(format!(
-                "A batch logging request can contain at most {BATCH_ALL} metrics, params and tags together. Got {all}."
+                "A batch logging request can contain at most {BATCH} metrics, params and tags together. Got {all}."
             )));
         }
         let mut batch = LogBatch::new();
@@ -393,11 +353,11 @@ impl Server {
     }
 
     pub(super) async fn metric_history(&self, who: &Principal, args: Args) -> Answer {
-        const PAGE: i64 = 25_000;
+        const PAGE: i64 = wire::HISTORY as i64;
         let run = self.run(who, &args).await?;
         let limit = args.opt_integer("max_results")?.unwrap_or(PAGE).clamp(1, PAGE);
         let token = args.opt_text("page_token")?.filter(|token| !token.is_empty());
         let page = self.tracking.metric_page(run.id(), args.text("metric_key")?, limit as usize, token).await?;
-        Ok(with_token(json!({ "metrics": page.items.iter().map(metric).collect::<Vec<_>>() }), page.next))
+        Ok(with_token(json!({ "metrics": page.items.iter().map(wire::metric).collect::<Vec<_>>() }), page.next))
     }
 }

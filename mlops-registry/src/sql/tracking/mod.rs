@@ -8,16 +8,20 @@ use async_trait::async_trait;
 use mlops_core::{ExperimentId, Principal, RunId};
 
 use super::SqlRegistry;
-use crate::Result;
 use crate::search::{LifecycleStage, Page, Search};
 use crate::tracking::{
     Artifact, ArtifactMode, ArtifactOwner, Experiment, ExperimentEdit, LogBatch, LoggedModel, LoggedModelEdit,
     LoggedModelId, LoggedModelStatus, Metric, NewExperiment, NewLoggedModel, NewRun, Run, RunEdit, RunInput, RunModel,
     RunStatus, TrackingStore,
 };
+use crate::{Limit, Result};
 
 #[async_trait]
 impl TrackingStore for SqlRegistry {
+    fn tracking_limits(&self) -> &'static [Limit] {
+        &[]
+    }
+
     async fn create_experiment(&self, who: &Principal, new: NewExperiment) -> Result<Experiment> {
         experiments::create(self, who, new).await
     }
