@@ -217,9 +217,7 @@ impl DriftDetector for KsDetector {
         if !live.is_empty() {
             let gap = Gap::between(&self.sorted, &live);
             let (n, m) = (gap.n as f64, gap.m as f64);
-            let alpha = 1.0 - self.confidence;
-            let dkw = |rows: f64, alpha: f64| ((2.0 / alpha).ln() / (2.0 * rows)).sqrt();
-            let margin = dkw(n, alpha * m / (n + m)) + dkw(m, alpha * n / (n + m));
+            let margin = distance_margin(n, m, self.confidence);
             effect.value = gap.statistic();
             effect.low = Some((effect.value - margin).max(0.0));
             effect.high = Some((effect.value + margin).min(1.0));
@@ -233,6 +231,13 @@ impl DriftDetector for KsDetector {
         score.skipped_live = skipped_live;
         Ok(score)
     }
+}
+
+/// What a distance of samples of `n` and `m` rows may be off by, as in the docs of [`KsDetector`].
+pub(super) fn distance_margin(n: f64, m: f64, confidence: f64) -> f64 {
+    let alpha = 1.0 - confidence;
+    let dkw = |rows: f64, alpha: f64| ((2.0 / alpha).ln() / (2.0 * rows)).sqrt();
+    dkw(n, alpha * m / (n + m)) + dkw(m, alpha * n / (n + m))
 }
 
 /// The largest gap between two empirical distribution functions, as the integer `h` in `D = h · gcd / (n·m)`.
@@ -345,7 +350,7 @@ fn gcd(mut a: usize, mut b: usize) -> usize {
 }
 
 /// `P(D_N >= d)` of the one-sample statistic for large `N = rows`.
-fn asymptotic(rows: f64, d: f64) -> f64 {
+pub(super) fn asymptotic(rows: f64, d: f64) -> f64 {
     let z2 = rows * d * d;
     if d <= 0.0 || rows < 1.0 {
         return 1.0;

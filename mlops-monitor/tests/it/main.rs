@@ -3,6 +3,7 @@
 
 mod golden;
 mod labels;
+mod profile;
 mod properties;
 #[cfg(feature = "report")]
 mod report;
