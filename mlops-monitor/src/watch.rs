@@ -635,7 +635,7 @@ struct Window {
 #[serde(rename_all = "snake_case")]
 enum Seen {
     Numbers { edges: Vec<f64>, counts: BinCounts },
-    Categories(ColumnProfile),
+    Categories(Box<ColumnProfile>),
 }
 
 impl Seen {
@@ -645,7 +645,7 @@ impl Seen {
                 let edges = numbers.bin_edges();
                 Self::Numbers { counts: BinCounts::of(&edges, &[]), edges }
             }
-            None => Self::Categories(profile.fresh()),
+            None => Self::Categories(Box::new(profile.fresh())),
         }
     }
 

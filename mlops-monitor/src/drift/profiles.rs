@@ -556,7 +556,7 @@ pub(crate) fn compare_categories(
             bin(name.to_owned(), 0, rows);
         }
     }
-    let left = |counts: &[u64], all: u64| all.saturating_sub(counts.iter().fold(0, |sum, n| sum + n));
+    let left = |counts: &[u64], all: u64| all.saturating_sub(counts.iter().sum());
     let other = (left(&shares.reference, a.rows()), left(&shares.live, b.rows()));
     for (name, (in_reference, in_live)) in [("(other)", other), ("(missing)", (reference.missing(), live.missing()))] {
         if in_reference > 0 || in_live > 0 {

@@ -113,13 +113,13 @@ impl ColumnProfile {
         }
     }
 
-    /// Without rows, for the same column and with the same bins.
+    /// Without rows, for the same column and with the same bins, those of its sketch if it has none of its own.
     pub(crate) fn fresh(&self) -> Self {
         let numbers = self.numbers.as_ref();
         Self {
             rows: 0,
             nulls: 0,
-            numbers: numbers.map(|n| NumberProfile::new(n.quantiles().k(), n.edges().map(<[f64]>::to_vec))),
+            numbers: numbers.map(|n| NumberProfile::new(n.quantiles().k(), Some(n.bin_edges()))),
             categories: self.categories.as_ref().map(|_| Categories::default()),
             text: self.text.as_ref().map(|_| TextProfile::default()),
             distinct: self.distinct.as_ref().map(|_| Distinct::default()),
@@ -137,8 +137,9 @@ impl ColumnProfile {
             ColumnKind::Binary => self.text.is_some() && self.distinct.is_some(),
             ColumnKind::Null => true,
         };
-        let numbers = self.numbers.as_ref().is_none_or(NumberProfile::is_sound);
-        let categories = self.categories.as_ref().is_none_or(Categories::is_sound);
+        let present = self.rows.saturating_sub(self.nulls);
+        let numbers = self.numbers.as_ref().is_none_or(|numbers| numbers.is_sound(present));
+        let categories = self.categories.as_ref().is_none_or(|c| c.is_sound() && c.rows() == present);
         if parts && numbers && categories && self.nulls <= self.rows {
             return Ok(());
         }

@@ -78,6 +78,9 @@ use crate::{Error, Result};
 /// What profiles are stored as now. Those without a number hold detectors of numeric columns only.
 const FORMAT: u32 = 1;
 
+/// No profile has more rows than a machine can have read, so that sums of a few do not overflow.
+const MOST_ROWS: u64 = 1 << 56;
+
 /// A column that has no profile, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -114,6 +117,9 @@ impl TryFrom<Parts> for Profile {
     fn try_from(parts: Parts) -> Result<Self> {
         let Parts { format, rows, columns, skipped } = parts;
         check_format(Some(format))?;
+        if rows > MOST_ROWS {
+            return Err(Error::invalid("profile", format!("has {rows} rows, more than can have been seen")));
+        }
         let mut names = BTreeSet::new();
         for column in &columns {
             column.check()?;
@@ -162,7 +168,9 @@ impl ProfileBuilder {
         self
     }
 
-    /// Profiles the columns of `reference`, and counts numbers in its bins, so that a comparison is exact.
+    /// Profiles the columns of `reference`, and counts numbers in its bins: those that `fit` counted, or the quantile bins of
+    /// its sketch. Rows that come batch by batch are counted exactly on both sides by going through those of the reference
+    /// once more, against the profile of the first time.
     pub fn against(mut self, reference: &Profile) -> Self {
         self.against = Some(reference.columns.iter().map(ColumnProfile::fresh).collect());
         self

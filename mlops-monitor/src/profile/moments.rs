@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 /// variance = M_2 / (n - 1),    skewness = √n · M_3 / M_2^(3/2),    kurtosis = n · M_4 / M_2² - 3
 /// ```
 /// Numbers come in blocks: the mean of a block is corrected by the sum of the differences from it, so that the error of a
-/// block does not grow with its length; blocks join by the pairwise formulas. A moment that an `f64` cannot hold (of
-/// numbers near the largest) is none rather than wrong.
+/// block does not grow with its length; blocks join by the pairwise formulas. A moment whose powers an `f64` cannot hold (of
+/// numbers near the largest, or some 1e-70 apart) is none rather than wrong.
 ///
 /// # Source
 /// Chan, Golub, LeVeque (1983), doi:10.1080/00031305.1983.10483115; orders 3 and 4 by Pébay (2008), SAND2008-6212.
@@ -36,6 +36,9 @@ pub struct Moments {
     #[serde(with = "lossless_f64")]
     m4: f64,
 }
+
+/// Powers below this have lost digits to underflow.
+const LEAST: f64 = 1e-280;
 
 /// Accumulators side by side: enough for the processor to add them all at once.
 const LANES: usize = 8;
@@ -147,16 +150,18 @@ impl Moments {
     /// Skewness, 0 for a symmetric distribution (the biased estimate, `scipy.stats.skew`); `None` for equal numbers.
     #[must_use]
     pub fn skewness(&self) -> Option<f64> {
-        let skewness = (self.n as f64).sqrt() * self.m3 / self.m2.powf(1.5);
-        (self.m2 > 0.0 && self.m2.is_finite() && skewness.is_finite()).then_some(skewness)
+        let scale = self.m2.powf(1.5);
+        let skewness = (self.n as f64).sqrt() * self.m3 / scale;
+        (LEAST..f64::INFINITY).contains(&scale).then_some(skewness).filter(|s| s.is_finite())
     }
 
     /// Kurtosis above that of the normal distribution (the biased estimate, `scipy.stats.kurtosis`); `None` for equal
     /// numbers.
     #[must_use]
     pub fn kurtosis(&self) -> Option<f64> {
-        let kurtosis = self.n as f64 * self.m4 / (self.m2 * self.m2) - 3.0;
-        (self.m2 > 0.0 && self.m2.is_finite() && kurtosis.is_finite()).then_some(kurtosis)
+        let scale = self.m2 * self.m2;
+        let kurtosis = self.n as f64 * self.m4 / scale - 3.0;
+        (LEAST..f64::INFINITY).contains(&scale).then_some(kurtosis).filter(|k| k.is_finite())
     }
 }
 

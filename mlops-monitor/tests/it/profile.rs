@@ -445,6 +445,8 @@ fn huge_texts_and_empty_batches_stay_bounded() {
     assert_eq!(report.verdict(), Verdict::Inconclusive);
     let extreme = Moments::of(&[f64::MAX, f64::MIN, f64::MAX]);
     assert_eq!((extreme.variance(), extreme.skewness()), (None, None));
+    let close = Moments::of(&[1e-150, 2e-150, 4e-150]);
+    assert!(close.variance().is_some_and(|v| v > 0.0) && close.skewness().is_none() && close.kurtosis().is_none());
 }
 
 fn mixed(seed: u64, n: usize, drifted: bool) -> RecordBatch {

@@ -521,8 +521,8 @@ fn records_that_do_not_fit_are_errors_that_change_nothing() {
     assert_eq!(monitor, before);
 
     let mut other = serde_json::to_value(&before).unwrap();
-    let more = other["profile"]["outputs"][0].clone();
-    other["profile"]["inputs"].as_array_mut().unwrap().push(more);
+    let more = other["profile"]["outputs"]["columns"][0].clone();
+    other["profile"]["inputs"]["columns"].as_array_mut().unwrap().push(more);
     let mut torn: Monitor = serde_json::from_value(other).unwrap();
     assert!(torn.advance(hours(7 * 24)).is_err(), "a state that does not fit its profile is an error, not a panic");
 }
