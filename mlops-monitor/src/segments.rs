@@ -179,18 +179,18 @@ impl Segments {
         // In the order of their first rows, so that the batches' own order decides which are left out.
         let mut rows: Vec<(String, Vec<u64>)> = rows.into_iter().collect();
         rows.sort_by_key(|(_, rows)| rows[0]);
-        let mut after = self.clone();
+        // What cannot be added is found before anything is.
+        self.empty.clone().update(&batch.slice(0, 0))?;
         for (label, rows) in rows {
             let n = rows.len() as u64;
-            if after.segments.len() >= after.most && !after.segments.contains_key(&label) {
-                after.left_out = after.left_out.saturating_add(n);
+            if self.segments.len() >= self.most && !self.segments.contains_key(&label) {
+                self.left_out = self.left_out.saturating_add(n);
                 continue;
             }
             let slice = take_record_batch(batch, &UInt64Array::from(rows))
                 .map_err(|e| Error::invalid("batch", e.to_string()))?;
-            after.segments.entry(label).or_insert_with(|| after.empty.clone()).update(&slice)?;
+            self.segments.entry(label).or_insert_with(|| self.empty.clone()).update(&slice)?;
         }
-        *self = after;
         Ok(())
     }
 
@@ -199,19 +199,17 @@ impl Segments {
     /// # Errors
     /// [`Error::InvalidInput`] if it is not.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
-        if self.dividers != other.dividers {
+        if self.dividers != other.dividers || self.empty != other.empty {
             return Err(Error::invalid("other", "is divided in another way: make both by `fresh` of one reference"));
         }
-        let mut after = self.clone();
-        after.left_out = after.left_out.saturating_add(other.left_out);
+        self.left_out = self.left_out.saturating_add(other.left_out);
         for (label, profile) in &other.segments {
-            if after.segments.len() >= after.most && !after.segments.contains_key(label) {
-                after.left_out = after.left_out.saturating_add(profile.rows());
+            if self.segments.len() >= self.most && !self.segments.contains_key(label) {
+                self.left_out = self.left_out.saturating_add(profile.rows());
                 continue;
             }
-            after.segments.entry(label.clone()).or_insert_with(|| after.empty.clone()).merge(profile)?;
+            self.segments.entry(label.clone()).or_insert_with(|| self.empty.clone()).merge(profile)?;
         }
-        *self = after;
         Ok(())
     }
 

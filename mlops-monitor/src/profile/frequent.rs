@@ -81,7 +81,8 @@ impl From<Stored> for Categories {
     fn from(from: Stored) -> Self {
         let mut items: HashMap<_, Item, _> = HashMap::default();
         for (name, rows, key) in from.items {
-            items.entry(key).or_insert(Item { rows: 0, name }).rows += rows;
+            let item = items.entry(key).or_insert(Item { rows: 0, name });
+            item.rows = item.rows.saturating_add(rows);
         }
         Self { items, rows: from.rows, error: from.error }
     }
@@ -253,7 +254,9 @@ impl NumberCounts {
     }
 
     pub(crate) fn is_sound(&self) -> bool {
-        self.items.iter().all(|item| item.0.is_finite())
+        let held = self.items.iter().try_fold(0_u64, |sum, item| sum.checked_add(item.1));
+        held.is_some()
+            && self.items.iter().all(|item| item.0.is_finite())
             && self.items.is_sorted_by(|a, b| a.0 < b.0)
             && self.items.len() <= 2 * KEPT
     }

@@ -561,7 +561,7 @@ fn missing_values_and_new_categories_are_drift_of_their_own() {
     assert_eq!((new.moved[0].bin.as_str(), new.moved[0].reference), ("new", 0.0));
     // Numbers: the missing ones are no mass in a bin.
     let numbers = |missing: bool| {
-        let value = |i: usize| (!missing || i % 2 == 0).then_some((i / 2) as f64);
+        let value = |i: usize| (!missing || i.is_multiple_of(2)).then_some((i / 2) as f64);
         Profile::fit(&batch(Arc::new(Float64Array::from_iter((0..4_000).map(value))))).unwrap()
     };
     let report = check.compare(&numbers(false), &numbers(true)).unwrap();
