@@ -1,6 +1,6 @@
 """Profile and drift (PSI, KS, JS) of 50 numeric and 10 categorical columns: ours, scipy alone and Evidently, in one run.
 
-    python -m venv V && V/bin/pip install "evidently==EVIDENTLY" pyarrow psutil
+    python -m venv V && V/bin/pip install "evidently==0.7.23" "pandas<3" pyarrow
     cargo build --release -p mlops-benches --example profile_drift
     V/bin/python benches/peers/drift.py target/release/examples/profile_drift DIR [ROWS]
 
