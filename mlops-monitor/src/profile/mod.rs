@@ -70,6 +70,7 @@ pub use frequent::{Categories, FrequentItem};
 pub use moments::Moments;
 pub use numbers::NumberProfile;
 pub use quantiles::Quantiles;
+#[cfg(feature = "alerts")]
 pub(crate) use quantiles::View;
 pub use text::{CharClass, TextProfile};
 

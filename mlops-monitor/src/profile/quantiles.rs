@@ -209,6 +209,7 @@ pub(crate) struct View {
 }
 
 impl View {
+    #[cfg(feature = "alerts")]
     pub(crate) fn of_sorted(sorted: &[f64]) -> Self {
         let mut view = Self { values: Vec::new(), up_to: Vec::new() };
         for (i, value) in sorted.iter().enumerate() {
