@@ -22,7 +22,7 @@ pub enum Error {
         /// The length it has.
         got: usize,
     },
-    /// A batch does not have a column that is wanted, or not as numbers.
+    /// A batch or a profile does not have a column that is wanted, or not as what it should be.
     #[error("column {column:?}: {reason}")]
     Column {
         /// The column at fault.
@@ -63,7 +63,6 @@ impl Error {
         Self::InvalidInput { what: what.into(), reason: reason.into() }
     }
 
-    #[cfg(feature = "alerts")]
     pub(crate) fn column(column: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Column { column: column.into(), reason: reason.into() }
     }

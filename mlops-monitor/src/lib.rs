@@ -14,6 +14,7 @@ pub mod profile;
 #[cfg(feature = "report")]
 #[cfg_attr(docsrs, doc(cfg(feature = "report")))]
 pub mod report;
+pub mod segments;
 pub mod sequential;
 mod special;
 mod time;
@@ -32,7 +33,7 @@ pub use drift::{DriftDetector, DriftScore, KsDetector, PsiDetector, psi};
 pub use error::{Error, Result};
 pub use labels::{LabelJoiner, LabelOutcome};
 pub use metrics::{BinaryPerformance, Estimate};
-pub use profile::ReferenceProfile;
+pub use profile::{Profile, ReferenceProfile};
 pub use sequential::{BettingTest, EValue, PairedSignTest};
 #[cfg(feature = "alerts")]
 pub use trigger::RetrainTrigger;

@@ -58,7 +58,7 @@
 //! - **Restart.** The whole state is serde data: stored after any call and loaded again the monitor goes on identically,
 //!   as long as the format keeps every bit of an `f64` (as `serde_json` does with the feature this crate turns on).
 //! - **Bounded.** An open window takes `columns · (8 · bins + 16 · sample_rows)` bytes and a little more, whatever the
-//!   traffic: 3 MB for 100 columns and 2,000 rows. Usually one is open, never more than [`MAX_OPEN_WINDOWS`]. Add about
+//!   traffic: 3 MB for 100 columns and 2,000 rows; of texts up to 512 categories each. Usually one is open, never more than [`MAX_OPEN_WINDOWS`]. Add about
 //!   250 bytes for each prediction within the label horizon, and about 1 kB a column for each report kept.
 //!
 //! # What alerts
@@ -81,7 +81,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow::compute::take;
 use chrono::TimeDelta;
 use mlops_core::inference::{InferenceRecord, SHADOW};
 use mlops_core::{Finding, Measurement, PredictionId, Timestamp, Verdict};
@@ -89,15 +90,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::alert::{Alert, Severity};
 use crate::change::{Adwin, ChangeDetector, Ddm, Direction, PageHinkley, State};
-use crate::drift::BinCounts;
+use crate::drift::profiles::{compare_categories, sample_distance, score_bins};
+use crate::drift::{BinCounts, Choice, Family, Method};
 use crate::labels::{Joined, LabelDelays, LabelJoinerBuilder, LabelStats};
 use crate::metrics::{DEFAULT_CONFIDENCE, wilson};
-use crate::profile::{ColumnProfile, numbers, scramble};
+use crate::profile::{ColumnProfile, Profile, numbers_of, scramble};
 use crate::sequential::{share, share_below};
 use crate::time::{after, check_duration, delta};
-use crate::{
-    BinaryPerformance, DriftDetector, DriftScore, Error, Estimate, LabelJoiner, LabelOutcome, ReferenceProfile, Result,
-};
+use crate::{BinaryPerformance, DriftScore, Error, Estimate, LabelJoiner, LabelOutcome, ReferenceProfile, Result};
 
 /// Windows that are open at one time at most; a row that would open another is counted as refused.
 pub const MAX_OPEN_WINDOWS: usize = 64;
@@ -106,14 +106,22 @@ pub const MAX_OPEN_WINDOWS: usize = 64;
 /// alert, however often its labels are looked at.
 pub const ACCURACY_ALPHA: f64 = 0.001;
 
+/// Thresholds that the scores of a method name that does not decide.
+const PSI_AT: f64 = 0.2;
+const DISTANCE_AT: f64 = 0.1;
+/// Rows from which the interval of a PSI is given, as by [`PsiDetector`](crate::PsiDetector).
+const MIN_ROWS: u64 = 30;
+
 /// When a column counts as drifted, and when that is worth an alert.
 ///
 /// A method that is on must show that the effect is *above* its threshold, with its whole interval: significance alone,
-/// which any change reaches with rows enough, is not drift. With both methods on, both must agree.
+/// which any change reaches with rows enough, is not drift. With both methods on, both must agree. Numbers are compared by
+/// PSI over quantile bins and by their Kolmogorov–Smirnov distance, texts and booleans by PSI over categories and by the
+/// largest difference of a category's share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DriftPolicy {
     psi_at: Option<f64>,
-    ks_at: Option<f64>,
+    distance_at: Option<f64>,
     min_rows: u64,
     min_features: usize,
     critical_share: f64,
@@ -126,7 +134,7 @@ impl Default for DriftPolicy {
     fn default() -> Self {
         Self {
             psi_at: Some(0.2),
-            ks_at: Some(0.1),
+            distance_at: Some(0.1),
             min_rows: 100,
             min_features: 1,
             critical_share: 0.5,
@@ -145,10 +153,10 @@ impl DriftPolicy {
         self
     }
 
-    /// Kolmogorov–Smirnov distance, in (0, 1], from which a column has drifted (default 0.1); `None` leaves it out.
+    /// Distance, in (0, 1], from which a column has drifted (default 0.1); `None` leaves it out.
     #[must_use]
-    pub fn ks_at(mut self, alert_at: impl Into<Option<f64>>) -> Self {
-        self.ks_at = alert_at.into();
+    pub fn distance_at(mut self, alert_at: impl Into<Option<f64>>) -> Self {
+        self.distance_at = alert_at.into();
         self
     }
 
@@ -204,11 +212,11 @@ impl DriftPolicy {
             _ => Ok(()),
         };
         positive("psi_at", self.psi_at, f64::MAX)?;
-        positive("ks_at", self.ks_at, 1.0)?;
+        positive("distance_at", self.distance_at, 1.0)?;
         positive("missing_at", self.missing_at, 1.0)?;
         positive("critical_share", Some(self.critical_share), 1.0)?;
-        if self.psi_at.is_none() && self.ks_at.is_none() {
-            return Err(Error::invalid("policy", "needs at least one of `psi_at` and `ks_at`"));
+        if self.psi_at.is_none() && self.distance_at.is_none() {
+            return Err(Error::invalid("policy", "needs at least one of `psi_at` and `distance_at`"));
         }
         if self.min_features == 0 || self.consecutive == 0 {
             return Err(Error::invalid("policy", "`min_features` and `consecutive` must be at least 1"));
@@ -217,10 +225,10 @@ impl DriftPolicy {
     }
 
     /// `Fail` if all methods that are on say so, `Pass` if one of them does, else `Inconclusive`.
-    fn verdict(&self, psi: &DriftScore, ks: &DriftScore) -> Verdict {
+    fn verdict(&self, psi: &DriftScore, distance: &DriftScore) -> Verdict {
         let psi = self.psi_at.map(|alert_at| psi.effect.verdict(alert_at));
-        let ks = self.ks_at.map(|alert_at| ks.effect.verdict(alert_at));
-        let mut on = psi.into_iter().chain(ks);
+        let distance = self.distance_at.map(|alert_at| distance.effect.verdict(alert_at));
+        let mut on = psi.into_iter().chain(distance);
         if on.clone().any(Verdict::is_pass) {
             Verdict::Pass
         } else if on.all(|verdict| verdict == Verdict::Fail) {
@@ -430,11 +438,12 @@ impl MonitorBuilder {
         if options.keep_reports == 0 {
             return Err(Error::invalid("keep_reports", "must be at least 1"));
         }
-        let score_column = match (self.score_column, self.profile.outputs()) {
+        let outputs: Vec<&ColumnProfile> = watched(self.profile.outputs()).filter(|o| o.numbers().is_some()).collect();
+        let score_column = match (self.score_column, outputs.as_slice()) {
             (Some(name), _) => name,
             (None, [only]) => only.name().to_owned(),
             (None, outputs) => {
-                let names: Vec<&str> = outputs.iter().map(ColumnProfile::name).collect();
+                let names: Vec<&str> = outputs.iter().map(|output| output.name()).collect();
                 return Err(Error::column("score", format!("name one of the profiled outputs {names:?}")));
             }
         };
@@ -466,8 +475,16 @@ impl MonitorBuilder {
 }
 
 fn score_profile<'a>(profile: &'a ReferenceProfile, column: &str) -> Result<&'a ColumnProfile> {
-    let found = profile.outputs().iter().find(|output| output.name() == column);
-    found.ok_or_else(|| Error::column(column, "is not among the profiled outputs"))
+    let found = watched(profile.outputs()).find(|output| output.name() == column && output.numbers().is_some());
+    found.ok_or_else(|| Error::column(column, "is not among the profiled outputs that hold numbers"))
+}
+
+/// The columns that live values can be compared with: those with a value, dates and bytes apart.
+fn watched(profile: &Profile) -> impl Iterator<Item = &ColumnProfile> {
+    profile.columns().iter().filter(|column| {
+        let kept = matches!(Family::of(column), Some(Family::Numbers | Family::Categories));
+        kept && column.rows() > column.missing()
+    })
 }
 
 /// Rows since the monitor was made.
@@ -498,8 +515,13 @@ pub struct ColumnDrift {
     pub column: String,
     /// By population stability index, over all rows.
     pub psi: DriftScore,
-    /// By Kolmogorov–Smirnov distance, over the window's sample.
-    pub ks: DriftScore,
+    /// By distance: Kolmogorov–Smirnov over the window's sample of numbers, the largest difference of the share of a
+    /// category over all rows.
+    pub distance: DriftScore,
+    /// The window's rows without a value. They are a category of their own where there are categories, and nowhere else.
+    pub missing: u64,
+    /// The window's rows.
+    pub rows: u64,
     /// What the [`DriftPolicy`] makes of the two: `Fail` is drift.
     pub verdict: Verdict,
 }
@@ -513,10 +535,12 @@ impl ColumnDrift {
                 _ => measurement,
             }
         };
-        let summary = format!("{}: psi {:.3}, ks {:.3}", self.column, self.psi.effect.value, self.ks.effect.value);
-        Finding::new(format!("drift.{}", self.column), self.verdict, summary)
-            .with(measure("psi", &self.psi))
-            .with(measure("ks", &self.ks))
+        let Self { column, psi, distance, .. } = self;
+        let (far, name) = (distance.effect.value, &distance.method);
+        let summary = format!("{column}: psi {:.3}, {name} {far:.3}", psi.effect.value);
+        Finding::new(format!("drift.{column}"), self.verdict, summary)
+            .with(measure("psi", psi))
+            .with(measure(name, distance))
     }
 }
 
@@ -534,7 +558,7 @@ pub struct WindowReport {
     pub until: Timestamp,
     /// Rows in the window.
     pub rows: u64,
-    /// Drift of each profiled input.
+    /// Drift of each profiled input that has values to compare, dates apart.
     pub features: Vec<ColumnDrift>,
     /// Drift of the score column.
     pub prediction: ColumnDrift,
@@ -599,10 +623,73 @@ struct WindowOf<'a> {
 struct Window {
     until: Timestamp,
     rows: u64,
-    /// For each profiled input, then for the score.
-    bins: Vec<BinCounts>,
+    /// For each watched input, then for the score.
+    seen: Vec<Seen>,
+    /// Of numbers alone.
     sample: Sample,
     quality: Quality,
+}
+
+/// What a window has seen of one column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Seen {
+    Numbers { edges: Vec<f64>, counts: BinCounts },
+    Categories(Box<ColumnProfile>),
+}
+
+impl Seen {
+    fn new(profile: &ColumnProfile) -> Self {
+        match profile.numbers() {
+            Some(numbers) => {
+                let edges = numbers.bin_edges();
+                Self::Numbers { counts: BinCounts::of(&edges, &[]), edges }
+            }
+            None => Self::Categories(Box::new(profile.fresh())),
+        }
+    }
+
+    fn add(&mut self, values: &Values) -> Result<()> {
+        match (self, values) {
+            (Self::Numbers { edges, counts }, Values::Numbers(values)) => counts.merge(&BinCounts::of(edges, values)),
+            (Self::Categories(seen), Values::Other(array)) => seen.update(array),
+            _ => Err(Error::invalid("window", "a stored state does not fit its profile")),
+        }
+    }
+}
+
+/// The values of a column in one record.
+enum Values {
+    Numbers(Vec<f64>),
+    Other(ArrayRef),
+}
+
+impl Values {
+    fn of(batch: &RecordBatch, profile: &ColumnProfile) -> Result<Self> {
+        if profile.numbers().is_some() {
+            return column(batch, profile.name()).map(Self::Numbers);
+        }
+        let array = batch.column_by_name(profile.name()).ok_or_else(|| Error::column(profile.name(), "is missing"))?;
+        profile.check_type(array.data_type())?;
+        Ok(Self::Other(ArrayRef::clone(array)))
+    }
+
+    fn rows(&self, rows: &[usize]) -> Result<Self> {
+        Ok(match self {
+            Self::Numbers(values) => Self::Numbers(rows.iter().map(|row| values[*row]).collect()),
+            Self::Other(array) => {
+                let rows = UInt64Array::from_iter_values(rows.iter().map(|row| *row as u64));
+                Self::Other(take(array, &rows, None).map_err(|e| Error::invalid("inputs", e.to_string()))?)
+            }
+        })
+    }
+
+    fn numbers(&self) -> Option<&[f64]> {
+        match self {
+            Self::Numbers(values) => Some(values),
+            Self::Other(_) => None,
+        }
+    }
 }
 
 /// The rows whose scrambled ids are lowest: a random sample that does not depend on the order of the rows.
@@ -717,7 +804,7 @@ impl Monitor {
     /// Takes in one answered request. Of another version's, only the score column is read, if there is one.
     ///
     /// # Errors
-    /// [`Error::Column`] naming a profiled column that is missing or holds no numbers; [`Error::ShapeMismatch`] if ids,
+    /// [`Error::Column`] naming a watched column that is missing or holds something else than in training; [`Error::ShapeMismatch`] if ids,
     /// inputs and outputs differ in length; [`Error::InvalidInput`] for a time that no window can hold. The monitor is
     /// then as before the call.
     pub fn observe(&mut self, record: &InferenceRecord) -> Result<()> {
@@ -739,15 +826,15 @@ impl Monitor {
             self.stats.other_version += taken.len() as u64;
             return forgotten.iter().try_for_each(|row| self.note_forgotten(row));
         }
-        let profiles = self.profile.inputs().iter().map(|p| (p, &record.inputs));
+        let profiles = watched(self.profile.inputs()).map(|p| (p, &record.inputs));
         let profiles: Vec<_> = profiles.chain([(score_profile, &record.outputs)]).collect();
         let mut columns = Vec::with_capacity(profiles.len());
         for (profile, batch) in &profiles {
-            columns.push(column(batch, profile.name())?);
+            columns.push(Values::of(batch, profile)?);
         }
         let (from, until) = self.window_at(record.at)?;
-        let (taken, forgotten) =
-            Self::take_rows(&mut self.labels, &mut self.stats, record, &columns[columns.len() - 1])?;
+        let scores = columns.last().and_then(Values::numbers).unwrap_or_default();
+        let (taken, forgotten) = Self::take_rows(&mut self.labels, &mut self.stats, record, scores)?;
         let new = taken.len() as u64;
         if self.closed_until.is_some_and(|closed| record.at < closed) {
             self.stats.late += new;
@@ -757,22 +844,21 @@ impl Monitor {
             let window = self.open.entry(from).or_insert_with(|| Window {
                 until,
                 rows: 0,
-                bins: profiles.iter().map(|(profile, _)| profile.psi().bin_counts(&[])).collect(),
+                seen: profiles.iter().map(|(profile, _)| Seen::new(profile)).collect(),
                 sample: Sample::default(),
                 quality: Quality::of(&self.no_rows),
             });
             self.stats.rows += new;
             window.rows += new;
-            for ((bins, (profile, _)), values) in window.bins.iter_mut().zip(&profiles).zip(&columns) {
+            for (seen, values) in window.seen.iter_mut().zip(&columns) {
                 if new == rows as u64 {
-                    bins.merge(&profile.psi().bin_counts(values))?;
+                    seen.add(values)?;
                 } else {
-                    let values: Vec<f64> = taken.iter().map(|row| values[*row]).collect();
-                    bins.merge(&profile.psi().bin_counts(&values))?;
+                    seen.add(&values.rows(&taken)?)?;
                 }
             }
             for row in taken {
-                let values = || columns.iter().map(|column| column[row]).collect();
+                let values = || columns.iter().filter_map(|column| Some(column.numbers()?[row])).collect();
                 window.sample.add(record.ids[row], self.options.sample_rows, values);
             }
         }
@@ -1024,14 +1110,34 @@ impl Monitor {
 
     fn close(&mut self, from: Timestamp, until: Timestamp) -> Result<()> {
         let Some(window) = self.open.get(&from) else { return Ok(()) };
-        let mut drifts = Vec::with_capacity(window.bins.len());
+        let mut drifts = Vec::with_capacity(window.seen.len());
         let score = score_profile(&self.profile, &self.score_column)?;
-        for (i, profile) in self.profile.inputs().iter().chain([score]).enumerate() {
-            let bins = window.bins.get(i).ok_or_else(|| Error::shape("window", i + 1, window.bins.len()))?;
-            let psi = profile.psi().score_counts(bins)?;
-            let ks = profile.ks().score(&window.sample.column(i))?;
-            let verdict = self.options.policy.verdict(&psi, &ks);
-            drifts.push(ColumnDrift { column: profile.name().to_owned(), psi, ks, verdict });
+        let policy = &self.options.policy;
+        let psi_at = policy.psi_at.unwrap_or(PSI_AT);
+        let distance_at = policy.distance_at.unwrap_or(DISTANCE_AT);
+        let mut numeric = 0;
+        for (i, profile) in watched(self.profile.inputs()).chain([score]).enumerate() {
+            let seen = window.seen.get(i).ok_or_else(|| Error::shape("window", i + 1, window.seen.len()))?;
+            let (psi, distance, missing) = match (seen, profile.numbers()) {
+                (Seen::Numbers { edges, counts }, Some(numbers)) => {
+                    let psi = score_bins(profile, numbers, edges, counts, psi_at)?;
+                    let mut distance = sample_distance(numbers, &window.sample.column(numeric), distance_at);
+                    distance.skipped_baseline = profile.missing();
+                    numeric += 1;
+                    (psi, distance, counts.skipped())
+                }
+                (Seen::Categories(live), _) => {
+                    let by = |method, at| {
+                        let choice = Choice::new(method, at);
+                        compare_categories(profile, live, choice, DEFAULT_CONFIDENCE, MIN_ROWS).0
+                    };
+                    (by(Method::Psi, psi_at), by(Method::LInfinity, distance_at), live.missing())
+                }
+                _ => return Err(Error::invalid("window", "a stored state does not fit its profile")),
+            };
+            let verdict = policy.verdict(&psi, &distance);
+            let (column, rows) = (profile.name().to_owned(), window.rows);
+            drifts.push(ColumnDrift { column, psi, distance, missing, rows, verdict });
         }
         let Some(prediction) = drifts.pop() else { return Ok(()) };
         let Some(window) = self.open.remove(&from) else { return Ok(()) };
@@ -1072,8 +1178,8 @@ impl Monitor {
         let predictions = drifting("output", &report.prediction);
         let mut missing = Vec::new();
         if let Some(above) = policy.missing_at {
-            let inputs = report.features.iter().zip(self.profile.inputs()).map(|pair| ("missing input", pair));
-            let score = self.profile.outputs().iter().find(|output| output.name() == self.score_column);
+            let inputs = report.features.iter().zip(watched(self.profile.inputs())).map(|pair| ("missing input", pair));
+            let score = self.profile.outputs().column(&self.score_column);
             let score = score.filter(|_| policy.predictions).map(|p| ("missing output", (&report.prediction, p)));
             for (kind, (drift, profile)) in inputs.chain(score) {
                 let found = Missing::of(drift, profile);
@@ -1155,9 +1261,8 @@ struct Missing<'a> {
 impl<'a> Missing<'a> {
     /// `None` without rows.
     fn of(drift: &'a ColumnDrift, profile: &ColumnProfile) -> Option<Self> {
-        let (missing, present) = (drift.psi.skipped_live, drift.psi.n_live);
-        let live = wilson(missing, missing + present, DEFAULT_CONFIDENCE).ok()?;
-        let usual = profile.missing() as f64 / profile.rows().max(1) as f64;
+        let live = wilson(drift.missing, drift.rows, DEFAULT_CONFIDENCE).ok()?;
+        let usual = profile.missing_share();
         Some(Self { column: &drift.column, live, usual })
     }
 
@@ -1185,7 +1290,7 @@ fn subject(model: &str, version: Option<u64>) -> String {
 
 fn column(batch: &RecordBatch, name: &str) -> Result<Vec<f64>> {
     let column = batch.column_by_name(name).ok_or_else(|| Error::column(name, "is missing"))?;
-    let values = numbers(column).map_err(|e| Error::column(name, e.to_string()))?;
+    let values = numbers_of(column).map_err(|e| Error::column(name, e.to_string()))?;
     values.ok_or_else(|| Error::column(name, format!("expected numbers, got {}", column.data_type())))
 }
 

@@ -349,7 +349,7 @@ fn gcd(mut a: usize, mut b: usize) -> usize {
 }
 
 /// `P(D_N >= d)` of the one-sample statistic for large `N = rows`.
-fn asymptotic(rows: f64, d: f64) -> f64 {
+pub(super) fn asymptotic(rows: f64, d: f64) -> f64 {
     let z2 = rows * d * d;
     if d <= 0.0 || rows < 1.0 {
         return 1.0;

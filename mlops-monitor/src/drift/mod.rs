@@ -29,10 +29,13 @@
 //!
 //! # Next
 //! [`psi`](PsiDetector) keeps only bin edges and counts and joins shards; [`ks`](KsDetector) needs no bins and
-//! keeps the baseline. For a stream instead of two samples see [`change`](crate::change).
+//! keeps the baseline. [`profiles`] compares whole [`Profile`](crate::profile::Profile)s, categories too. For a stream instead of two samples see [`change`](crate::change).
 
 mod ks;
+mod method;
+pub mod profiles;
 mod psi;
+mod shares;
 
 use std::fmt;
 
@@ -41,6 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use ks::{Gap, dkw_margin};
 pub use ks::{KsDetector, KsDetectorBuilder, KsMethod, KsTest, ks_two_sample};
+pub use method::{Choice, Family, Method, MethodTable, Rule};
 pub(crate) use psi::estimate as psi_estimate;
 pub use psi::{BinCounts, PsiDetector, PsiDetectorBuilder, psi};
 

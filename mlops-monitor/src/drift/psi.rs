@@ -69,6 +69,30 @@ pub struct BinCounts {
 }
 
 impl BinCounts {
+    pub(crate) fn new(counts: Vec<u64>, skipped: u64) -> Self {
+        Self { counts, skipped }
+    }
+
+    /// Counts `values` between `edges`, which are ascending and belong to the bin below.
+    pub(crate) fn of(edges: &[f64], values: &[f64]) -> Self {
+        let mut counts = vec![0_u64; edges.len() + 1];
+        let mut skipped = 0;
+        for &x in values {
+            if !x.is_finite() {
+                skipped += 1;
+                continue;
+            }
+            // Up to this many edges, comparing with all of them beats a search with its unpredictable branches.
+            let bin = if edges.len() <= 32 {
+                edges.iter().map(|e| usize::from(*e < x)).sum()
+            } else {
+                edges.partition_point(|e| *e < x)
+            };
+            counts[bin] += 1;
+        }
+        Self { counts, skipped }
+    }
+
     /// Rows in each bin, lowest bin first.
     #[must_use]
     pub fn counts(&self) -> &[u64] {
@@ -294,22 +318,7 @@ impl PsiDetector {
     /// Counts `values` into the baseline's bins.
     #[must_use]
     pub fn bin_counts(&self, values: &[f64]) -> BinCounts {
-        let mut counts = vec![0_u64; self.edges.len() + 1];
-        let mut skipped = 0;
-        for &x in values {
-            if !x.is_finite() {
-                skipped += 1;
-                continue;
-            }
-            // Up to this many edges, comparing with all of them beats a search with its unpredictable branches.
-            let bin = if self.edges.len() <= 32 {
-                self.edges.iter().map(|e| usize::from(*e < x)).sum()
-            } else {
-                self.edges.partition_point(|e| *e < x)
-            };
-            counts[bin] += 1;
-        }
-        BinCounts { counts, skipped }
+        BinCounts::of(&self.edges, values)
     }
 
     /// Scores counts made by [`bin_counts`](Self::bin_counts), merged from any number of shards.

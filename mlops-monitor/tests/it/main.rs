@@ -7,6 +7,7 @@ mod golden;
 mod labels;
 mod multiple;
 mod multivariate;
+mod profile;
 mod properties;
 #[cfg(feature = "report")]
 mod report;

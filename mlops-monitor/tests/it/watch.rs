@@ -344,7 +344,7 @@ fn a_row_seen_again_after_the_joiner_forgot_it_pushes_no_other_out_of_the_sample
         monitor.observe(&record(1, hours(1), &[n], &[[0.5; 3]], &[0.9])).unwrap();
     }
     monitor.advance(hours(7 * 24)).unwrap();
-    assert_eq!(monitor.reports().next().unwrap().features[0].ks.n_live, 2);
+    assert_eq!(monitor.reports().next().unwrap().features[0].distance.n_live, 2);
 }
 
 #[test]
@@ -460,7 +460,7 @@ fn missing_values_are_counted_and_a_score_that_is_none_is_not_judged() {
     monitor.advance(hours(7 * 24)).unwrap();
     let report = monitor.reports().next().unwrap();
     let demand = &report.features[1];
-    assert_eq!((demand.psi.skipped_live, demand.psi.n_live, demand.ks.skipped_live), (200, 0, 200));
+    assert_eq!((demand.psi.skipped_live, demand.psi.n_live, demand.distance.skipped_live), (200, 0, 200));
     assert_eq!(demand.verdict, Verdict::Inconclusive);
     assert_eq!((report.prediction.psi.skipped_live, monitor.stats().without_score), (50, 50));
 }
@@ -521,8 +521,8 @@ fn records_that_do_not_fit_are_errors_that_change_nothing() {
     assert_eq!(monitor, before);
 
     let mut other = serde_json::to_value(&before).unwrap();
-    let more = other["profile"]["outputs"][0].clone();
-    other["profile"]["inputs"].as_array_mut().unwrap().push(more);
+    let more = other["profile"]["outputs"]["columns"][0].clone();
+    other["profile"]["inputs"]["columns"].as_array_mut().unwrap().push(more);
     let mut torn: Monitor = serde_json::from_value(other).unwrap();
     assert!(torn.advance(hours(7 * 24)).is_err(), "a state that does not fit its profile is an error, not a panic");
 }
@@ -539,9 +539,9 @@ fn options_out_of_range_are_errors_that_name_them() {
         ("sample_rows", builder().sample_rows(0).build()),
         ("keep_reports", builder().keep_reports(0).build()),
         ("psi_at", builder().policy(DriftPolicy::default().psi_at(f64::NAN)).build()),
-        ("ks_at", builder().policy(DriftPolicy::default().ks_at(1.5)).build()),
+        ("distance_at", builder().policy(DriftPolicy::default().distance_at(1.5)).build()),
         ("missing_at", builder().policy(DriftPolicy::default().missing_at(0.0)).build()),
-        ("policy", builder().policy(DriftPolicy::default().ks_at(None).psi_at(None)).build()),
+        ("policy", builder().policy(DriftPolicy::default().distance_at(None).psi_at(None)).build()),
         ("column \"prov\"", builder().score_column("prov").build()),
     ] {
         assert!(built.as_ref().is_err_and(|e| e.to_string().starts_with(what)), "{what}: {built:?}");
@@ -549,23 +549,72 @@ fn options_out_of_range_are_errors_that_name_them() {
 }
 
 #[test]
-fn profiles_take_integers_and_nulls_and_list_what_they_skip() {
+fn columns_of_any_kind_are_watched_and_those_without_values_are_not() {
     let age: ArrayRef = Arc::new(Int32Array::from(vec![Some(30), None, Some(50)]));
     let city: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
     let empty: ArrayRef = Arc::new(Float64Array::from(vec![f64::NAN, f64::NAN, f64::INFINITY]));
     let inputs =
         RecordBatch::try_from_iter_with_nullable([("age", age, true), ("city", city, true), ("empty", empty, true)]);
     let outputs = floats(["prob"], &[[0.1], [0.2], [0.3]]);
-    let profile = ReferenceProfile::fit(&inputs.unwrap(), &outputs).unwrap();
-    let age = &profile.inputs()[0];
-    assert_eq!((age.rows(), age.missing(), age.mean(), age.range()), (3, 1, 40.0, (30.0, 50.0)));
-    let skipped: Vec<String> = profile.skipped().iter().map(|s| format!("{}: {}", s.column, s.reason)).collect();
-    assert_eq!(skipped, ["city: values of type Utf8 are not profiled", "empty: has no finite value"]);
+    let inputs = inputs.unwrap();
+    let profile = ReferenceProfile::fit(&inputs, &outputs).unwrap();
+    let age = profile.inputs().column("age").unwrap();
+    let numbers = age.numbers().unwrap();
+    assert_eq!((age.rows(), age.missing(), numbers.moments().mean()), (3, 1, Some(40.0)));
+    assert_eq!(numbers.range(), Some((30.0, 50.0)));
+    assert_eq!(profile.inputs().column("empty").unwrap().missing(), 3);
     assert_eq!(ReferenceProfile::from_json(&profile.to_json().unwrap()).unwrap(), profile);
     assert!(ReferenceProfile::from_json(b"{}").is_err());
     let none = floats(["prob"], &[]);
     assert!(ReferenceProfile::fit(&none, &none).is_err());
     assert!(ReferenceProfile::fit(&none, &outputs).is_err());
+
+    let mut monitor = Monitor::builder("elec2", profile).build().unwrap();
+    let mut record = record(1, hours(1), &[1, 2, 3], &[[0.0; 3]; 3], &[0.1, 0.2, 0.3]);
+    record.inputs = inputs;
+    monitor.observe(&record).unwrap();
+    monitor.advance(hours(7 * 24)).unwrap();
+    let features = &monitor.reports().next().unwrap().features;
+    let seen: Vec<_> =
+        features.iter().map(|f| (f.column.as_str(), f.distance.method.as_str(), f.rows, f.missing)).collect();
+    assert_eq!(seen, [("age", "ks", 3, 1), ("city", "l_infinity", 3, 0)]);
+}
+
+/// Rows of a text column alone, with a score.
+fn states(first: u64, share_of_vic: f64, missing: bool) -> InferenceRecord {
+    let ids: Vec<u64> = (first..first + 1_000).collect();
+    let mut record = record(1, hours(1), &ids, &vec![[0.0; 3]; 1_000], &vec![0.25; 1_000]);
+    let state = |i: u64| if (i as f64) < 1_000.0 * share_of_vic { "VIC" } else { "NSW" };
+    let values = (0..1_000).map(|i| (!missing || i % 2 == 0).then(|| state(i)));
+    let state: ArrayRef = Arc::new(StringArray::from_iter(values));
+    record.inputs = RecordBatch::try_from_iter_with_nullable([("state", state, true)]).unwrap();
+    record
+}
+
+#[test]
+fn a_shift_of_categories_is_drift_and_a_restart_changes_nothing() {
+    let training = states(0, 0.3, false);
+    let profile = ReferenceProfile::fit(&training.inputs, &training.outputs).unwrap();
+    let policy = DriftPolicy::default().predictions(false);
+    let mut monitor = Monitor::builder("elec2", profile).policy(policy).build().unwrap();
+    let mut week = |record: &InferenceRecord, end: i64| {
+        monitor.observe(record).unwrap();
+        monitor = serde_json::from_str(&serde_json::to_string(&monitor).unwrap()).unwrap();
+        let rules: Vec<String> = monitor.advance(hours(end)).unwrap().into_iter().map(|alert| alert.rule).collect();
+        (rules, monitor.reports().next_back().unwrap().features[0].clone())
+    };
+    let (alerts, drift) = week(&states(0, 0.3, false), 7 * 24);
+    assert_eq!((alerts.len(), drift.verdict, drift.psi.statistic), (0, Verdict::Pass, 0.0));
+    let later = |mut record: InferenceRecord, at: i64| {
+        record.at = hours(at);
+        record
+    };
+    let (alerts, drift) = week(&later(states(2_000, 0.8, false), 7 * 24 + 1), 14 * 24);
+    assert_eq!((alerts, drift.verdict), (vec!["data_drift".to_owned()], Verdict::Fail));
+    assert!((drift.distance.effect.value - 0.5).abs() < 1e-12 && drift.distance.method == "l_infinity");
+    let (alerts, drift) = week(&later(states(4_000, 0.3, true), 14 * 24 + 1), 21 * 24);
+    assert!(alerts.contains(&"missing_values".to_owned()), "{alerts:?}");
+    assert_eq!((drift.missing, drift.rows), (500, 1_000));
 }
 
 #[test]
@@ -586,7 +635,7 @@ fn memory_of_a_window_does_not_grow_with_its_rows() {
     assert!(sizes[39] < sizes[3] + 2_000, "{sizes:?}");
     monitor.advance(hours(7 * 24)).unwrap();
     let report = monitor.reports().next().unwrap();
-    assert_eq!((report.rows, report.features[0].psi.n_live, report.features[0].ks.n_live), (10_000, 10_000, 100));
+    assert_eq!((report.rows, report.features[0].psi.n_live, report.features[0].distance.n_live), (10_000, 10_000, 100));
     assert_eq!(report.features[0].verdict, Verdict::Pass);
 }
 
