@@ -154,9 +154,8 @@ async fn serve(place: &Place, listen: SocketAddr, tokens: bool, networks: Vec<Ne
         }
     };
     let deliveries = tokio::spawn(async move {
-        if let Err(error) = webhooks.run().await {
-            eprintln!("webhooks are no longer delivered: {}", mlops_core::with_causes(&error));
-        }
+        let Err(error) = webhooks.run().await;
+        eprintln!("webhooks are no longer delivered: {}", mlops_core::with_causes(&error));
     });
     axum::serve(listener, server.build().router()).with_graceful_shutdown(stop).await?;
     // A delivery under way is made again, with the same id, by who runs next.
