@@ -19,7 +19,7 @@
 //! # Rules
 //! - **What MLflow cannot do** is in [`tracking_limits`](crate::TrackingStore::tracking_limits) and
 //!   [`registry_limits`](crate::ModelRegistry::registry_limits), and refused as
-//!   [`Error::Unsupported`](crate::Error::Unsupported) with what to do instead: nothing is dropped in silence. A call that
+//!   [`Error::Unsupported`] with what to do instead: nothing is dropped in silence. A call that
 //!   says several things is several calls there, and may be kept in part: repeat it.
 //! - **Compare-and-swap** there is none. A move of an alias or stage reads, then writes: of two at the same time the last one
 //!   stays, and neither is told.
@@ -27,7 +27,7 @@
 //!   `mlops.created` (the digest of what a thing was created with, by which a repeated creation is known),
 //!   `mlops.package`, `mlops.identity`, `mlops.run`, `mlops.source` and `mlops.logged_model` of versions, `mlops.stage` and
 //!   `mlops.alias.NAME` (the last move), `mlops.digest` of dataset inputs (MLflow's have 36 characters, ours 64).
-//! - **Who** is checked against an [`Authorizer`](mlops_core::Authorizer) here (the role table, if no other is given), then
+//! - **Who** is checked against an [`Authorizer`] here (the role table, if no other is given), then
 //!   by the server, which knows the client's credential only. An experiment's name is remembered for a minute for that.
 //! - **Bytes** go through the server (`mlflow-artifacts:` URIs), as they come, never a whole file in memory. Files that
 //!   clients of MLflow write to `s3:` and other places themselves are refused by name. MLflow keeps no digests:
