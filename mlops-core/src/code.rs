@@ -181,7 +181,8 @@ struct Git<'d>(&'d Path);
 impl Git<'_> {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("git");
-        // Nothing is written, and no program that the repository's settings name is started.
+        // Nothing is written, and neither a monitor of files nor a driver for differences is started. A filter of contents
+        // (git-lfs is one) is, as without it every file that it changes would look changed.
         command.args(["--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false"]);
         command.args(args).current_dir(self.0).stdin(Stdio::null());
         command
