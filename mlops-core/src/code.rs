@@ -39,7 +39,8 @@ impl CodeVersion {
         Self { commit: commit.into(), branch: None, repository: None, changes: None }
     }
 
-    /// That of the working tree which `dir` lies in, by the program `git`. Blocks while git reads the tree.
+    /// That of the working tree which `dir` lies in, by the program `git`, which heeds its own variables such as `GIT_DIR`.
+    /// Blocks while git reads the tree.
     ///
     /// # Errors
     /// [`Error::InvalidInput`] if there is no `git` program, or with its own words if `dir` is in no repository or in one
